@@ -1,0 +1,1 @@
+"""Data: reading and fetching atomic files, exact time order, whole-sequence loading, item features and categories."""

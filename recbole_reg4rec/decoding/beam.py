@@ -1,0 +1,157 @@
+"""Beam search over paths whose codebooks may come in any order (METHOD sections 2 and 4: CRSS, only real items).
+
+At each step every path picks an open codebook (CRSS: the one whose best feasible token is most probable) and extends
+by tokens of it. With ``branch`` > 1 a path tries its ``branch`` surest codebooks, weighted by a distribution over them
+that is proportional to their confidence. Paths that reach the same item in different orders are one: their
+probabilities are added up (`scoring.path_scores`). So whatever the settings, a complete search gives every item a
+probability, and these sum to 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from recbole_reg4rec.decoding.catalogue import Catalogue, feasible_log_softmax
+
+ORDERS = ("confidence", "random", "fixed")
+NEVER = float("-inf")
+
+
+class StepModel(Protocol):
+    """What beam search needs of a model: logits ``[B, Q, M, K]`` for the paths it holds."""
+
+    def first(self) -> Tensor:
+        """Logits before any token is chosen, ``[B, 1, M, K]``."""
+
+    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor) -> Tensor:
+        """Keeps the paths ``parents`` int64 ``[B, W]``, appends a token to each, and gives ``[B, W, M, K]``."""
+
+
+@dataclass
+class Paths:
+    """The paths a search ends with, best first.
+
+    ``scores``: float32 ``[B, W]``, log-probability of the path, -inf where fewer than W paths exist.
+    ``books``, ``tokens``: int64 ``[B, W, steps]``, the codebook and token of each step that was decided by the model;
+    ``steps`` is smaller than M when every path had come down to its items before.
+    ``items``: int64 ``[B, W, C]``, items that carry all tokens of the path, 0 fills up; more than one only where codes
+    collide.
+    ``first_log_probs``: float32 ``[B, M, K]``, what the model held likely before the first token.
+    """
+
+    scores: Tensor
+    books: Tensor
+    tokens: Tensor
+    items: Tensor
+    first_log_probs: Tensor
+
+
+@dataclass
+class _Beam:
+    scores: Tensor
+    books: Tensor
+    tokens: Tensor
+    closed: Tensor
+    candidates: Tensor | None
+
+
+def beam_search(
+    model: StepModel,
+    catalogue: Catalogue,
+    width: int,
+    order: str = "confidence",
+    branch: int = 1,
+    generator: torch.Generator | None = None,
+    complete: bool = False,
+) -> Paths:
+    """Finds the most probable paths to real items.
+
+    Args:
+        model: gives logits; asked once a step.
+        catalogue: what is feasible.
+        width: paths kept a step, ``W``.
+        order: ``confidence`` (CRSS), ``random``, or ``fixed`` (codebook 0, 1, ...).
+        branch: codebooks tried by each path and step; only ``confidence`` order uses more than one.
+        generator: source of randomness for ``random``.
+        complete: go all M steps even when every path has come down to a single item; scores are the same.
+    """
+    first = feasible_log_softmax(model.first(), catalogue.used)
+    batch, device = first.shape[0], first.device
+    beam = _Beam(
+        scores=first.new_zeros(batch, 1),
+        books=torch.zeros(batch, 1, 0, dtype=torch.int64, device=device),
+        tokens=torch.zeros(batch, 1, 0, dtype=torch.int64, device=device),
+        closed=torch.zeros(batch, 1, catalogue.codebooks, dtype=torch.bool, device=device),
+        candidates=None,
+    )
+    log_probs = first
+    for step in range(catalogue.codebooks):
+        books, weights = _choose_books(log_probs, beam.closed, step, order, branch, generator)
+        beam, parents = _extend(beam, log_probs, books, weights, catalogue, width)
+        candidates = beam.candidates
+        assert candidates is not None
+        if step + 1 == catalogue.codebooks or (not complete and candidates.shape[-1] == 1):
+            break
+        logits = model.advance(parents, beam.books[..., -1], beam.tokens[..., -1])
+        log_probs = feasible_log_softmax(logits, catalogue.feasible(candidates))
+    assert beam.candidates is not None
+    return Paths(beam.scores, beam.books, beam.tokens, beam.candidates, first[:, 0])
+
+
+def _choose_books(
+    log_probs: Tensor, closed: Tensor, step: int, order: str, branch: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Codebooks each path tries next, int64 ``[B, Q, C]``, and the log of their weights, float32 ``[B, Q, C]``."""
+    if order == "confidence":
+        confidence = log_probs.amax(-1).masked_fill(closed, NEVER)
+        count = min(branch, closed.shape[-1] - step)
+        best, books = confidence.topk(count, dim=-1)
+        total = best.logsumexp(-1, keepdim=True)
+        return books, best - total.masked_fill(total.isinf(), 0.0)
+    if order == "random":
+        draw = torch.rand(closed.shape, generator=generator, device="cpu").to(closed.device)
+        books = draw.masked_fill(closed, -1.0).argmax(-1, keepdim=True)
+    else:
+        books = torch.full((*closed.shape[:-1], 1), step, dtype=torch.int64, device=closed.device)
+    return books, torch.zeros(books.shape, device=closed.device)
+
+
+def _extend(
+    beam: _Beam,
+    log_probs: Tensor,
+    books: Tensor,
+    weights: Tensor,
+    catalogue: Catalogue,
+    width: int,
+) -> tuple[_Beam, Tensor]:
+    """Scores all extensions and keeps the best ``width``; also returns their parents, int64 ``[B, W]``."""
+    branch = books.shape[-1]
+    words = log_probs.shape[-1]
+    chosen = log_probs.gather(2, books.unsqueeze(-1).expand(-1, -1, -1, words))
+    scores = (beam.scores[..., None, None] + weights.unsqueeze(-1) + chosen).flatten(1)
+    scores, flat = scores.topk(min(width, scores.shape[1]), dim=1)
+    parents, rest = flat // (branch * words), flat % (branch * words)
+    tokens = rest % words
+    book = books.flatten(1).gather(1, parents * branch + rest // words)
+    if beam.candidates is None:
+        candidates = catalogue.open(book, tokens)
+    else:
+        candidates = catalogue.narrow(_pick(beam.candidates, parents), book, tokens)
+    candidates = candidates.masked_fill(scores.isinf().unsqueeze(-1), 0)
+    grown = _Beam(
+        scores=scores,
+        books=torch.cat([_pick(beam.books, parents), book.unsqueeze(-1)], dim=-1),
+        tokens=torch.cat([_pick(beam.tokens, parents), tokens.unsqueeze(-1)], dim=-1),
+        closed=_pick(beam.closed, parents).scatter(-1, book.unsqueeze(-1), True),
+        candidates=candidates,
+    )
+    return grown, parents
+
+
+def _pick(values: Tensor, parents: Tensor) -> Tensor:
+    """Rows ``parents`` ``[B, W]`` of ``[B, Q, C]``."""
+    return values.gather(1, parents.unsqueeze(-1).expand(-1, -1, values.shape[-1]))

@@ -1,0 +1,98 @@
+"""The encoder: a user's history of items as vectors, each seeing only what came before (METHOD section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recbole_reg4rec.model.layers import EncoderLayer
+
+FORMS = ("fused", "flat")
+
+
+class TokenTable(nn.Module):
+    """An embedding for every token of every codebook, ``[M * K, d]`` with the codebooks one after the other."""
+
+    def __init__(self, codes: Tensor, codewords: int, width: int) -> None:
+        super().__init__()
+        self.codebooks, self.codewords = codes.shape[1], codewords
+        self.weight = nn.Parameter(torch.randn(self.codebooks * codewords, width) * width**-0.5)
+        offsets = torch.arange(self.codebooks) * codewords
+        self.register_buffer("rows", codes + offsets, persistent=False)
+
+    rows: Tensor
+
+    def tokens(self, books: Tensor, tokens: Tensor) -> Tensor:
+        """Embeddings of single tokens: int64 ``[...]`` each to ``[..., d]``."""
+        return self.weight[books * self.codewords + tokens]
+
+    def items(self, items: Tensor) -> Tensor:
+        """Embeddings of all tokens of items: int64 ``[...]`` to ``[..., M, d]``; the padding item gives zeros."""
+        return self.weight[self.rows[items]] * (items > 0)[..., None, None]
+
+
+@dataclass
+class History:
+    """What the decoder reads. ``states``: ``[B, S, d]``; ``last``: ``[B, T, d]``, the state behind each item.
+
+    ``owner``: int64 ``[S]``, the item position that a state belongs to; a position may read states up to its own.
+    ``causal``: the states are one an item, so that a plain causal mask says the same.
+    """
+
+    states: Tensor
+    last: Tensor
+    owner: Tensor
+    causal: bool
+
+
+class HistoryEncoder(nn.Module):
+    """Reads item histories in the fused form (a vector an item) or in the paper's flat form (a vector a token)."""
+
+    def __init__(
+        self,
+        table: TokenTable,
+        form: str,
+        longest: int,
+        layers: int,
+        width: int,
+        heads: int,
+        inner: int,
+        dropout: float,
+        attention_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.table, self.form = table, form
+        self.position = nn.Embedding(longest, width)
+        self.separator = nn.Parameter(torch.randn(width) * width**-0.5) if form == "flat" else None
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, heads, inner, dropout, attention_dropout) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.position.weight, std=0.02)
+
+    def forward(self, items: Tensor) -> History:
+        """Encodes int64 ``[B, T]`` (0 pads on the right, where states are meaningless and nobody looks)."""
+        tokens = self.table.items(items)
+        positions = self.position.weight[: items.shape[1]]
+        if self.separator is None:
+            x = tokens.sum(2) + positions
+            owner = torch.arange(items.shape[1], device=items.device)
+            states = self._run(x, None, causal=True)
+            return History(states, states, owner, causal=True)
+        batch, length, books, width = tokens.shape
+        separators = self.separator.expand(batch, length, 1, width)
+        x = torch.cat([separators, tokens], dim=2) + positions[:, None]
+        owner = torch.arange(length, device=items.device).repeat_interleave(books + 1)
+        # Tokens of one item are unordered: they see each other and everything before.
+        mask = owner.unsqueeze(1) >= owner.unsqueeze(0)
+        states = self._run(x.flatten(1, 2), mask, causal=False)
+        return History(states, states.view(batch, length, books + 1, width).mean(2), owner, causal=False)
+
+    def _run(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        x = self.dropout(self.norm(x))
+        for layer in self.layers:
+            x = layer(x, mask, causal)
+        return x

@@ -1,0 +1,98 @@
+"""Transformer layers that the encoder and the decoder are made of (METHOD section 2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Keys and values that an attention reads: each [B, heads, S, d / heads].
+KeyValue = tuple[Tensor, Tensor]
+# Keys and values of the steps a path has taken: each [B, Q, steps, heads, d / heads].
+StepCache = tuple[Tensor, Tensor]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with the projections exposed, so that keys and values can be computed once and kept."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def keys_values(self, source: Tensor) -> KeyValue:
+        """Projects ``[B, S, d]`` once for all who will read it."""
+        keys, values = self.key_value(source).chunk(2, dim=-1)
+        return self._split(keys), self._split(values)
+
+    def forward(self, x: Tensor, source: KeyValue, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """``[B, Q, d]`` attends to ``source``; ``mask`` is True where it may look, broadcastable to [B, heads, Q, S]."""
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(
+            self._split(self.query(x)), *source, attn_mask=mask, dropout_p=dropout, is_causal=causal
+        )
+        return self.out(out.transpose(1, 2).flatten(2))
+
+    def over_steps(self, x: Tensor, past: StepCache | None) -> tuple[Tensor, StepCache]:
+        """Each of ``[B, Q, d]`` attends to its own earlier steps and itself; returns the cache grown by one step."""
+        shape = (*x.shape[:2], 1, self.heads, x.shape[-1] // self.heads)
+        keys, values = (part.view(shape) for part in self.key_value(x).chunk(2, dim=-1))
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+        if keys.shape[2] == 1:
+            # One step attends to itself alone.
+            return self.out(values.flatten(2)), (keys, values)
+        query = self.query(x).view(shape)
+        weights = ((query * keys).sum(-1) * shape[-1] ** -0.5).softmax(dim=2)
+        weights = F.dropout(weights, self.dropout, self.training)
+        return self.out((weights.unsqueeze(-1) * values).sum(2).flatten(2)), (keys, values)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear maps with GELU between, width to ``inner`` and back."""
+
+    def __init__(self, width: int, inner: int, dropout: float) -> None:
+        super().__init__(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width), nn.Dropout(dropout))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, add and norm, feed-forward, add and norm."""
+
+    def __init__(self, width: int, heads: int, inner: int, dropout: float, attention_dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads, attention_dropout)
+        self.feed_forward = FeedForward(width, inner, dropout)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """``[B, S, d]`` to the same; see `Attention` for the mask."""
+        attended = self.attention(x, self.attention.keys_values(x), mask, causal)
+        x = self.norms[0](x + self.dropout(attended))
+        return self.norms[1](x + self.feed_forward(x))
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention over a path's steps, cross-attention to the history, feed-forward; add and norm each."""
+
+    def __init__(self, width: int, heads: int, inner: int, dropout: float, attention_dropout: float) -> None:
+        super().__init__()
+        self.self_attention = Attention(width, heads, attention_dropout)
+        self.cross_attention = Attention(width, heads, attention_dropout)
+        self.feed_forward = FeedForward(width, inner, dropout)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, past: StepCache | None, history: KeyValue, mask: Tensor | None, causal: bool
+    ) -> tuple[Tensor, StepCache]:
+        """One step of ``Q`` paths: ``[B, Q, d]`` in and out, and the cache of steps grown by this one."""
+        attended, cache = self.self_attention.over_steps(x, past)
+        x = self.norms[0](x + self.dropout(attended))
+        x = self.norms[1](x + self.dropout(self.cross_attention(x, history, mask, causal)))
+        return self.norms[2](x + self.feed_forward(x)), cache

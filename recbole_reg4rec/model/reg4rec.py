@@ -1,0 +1,191 @@
+"""REG4Rec as a RecBole sequential model (METHOD sections 2 and 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor
+
+from recbole_reg4rec.data.sequences import TARGETS
+from recbole_reg4rec.decoding.beam import ORDERS, Paths, beam_search
+from recbole_reg4rec.decoding.catalogue import Catalogue, feasible_log_softmax
+from recbole_reg4rec.decoding.scoring import item_scores
+from recbole_reg4rec.model.history import FORMS, HistoryEncoder, TokenTable
+from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
+from recbole_reg4rec.model.tokens import ItemTokens
+
+__all__ = ["FORMS", "ORDERS", "REG4Rec"]
+
+
+class REG4Rec(SequentialRecommender):
+    """Reasons towards the next item one token a step, each from the codebook it is surest of.
+
+    Args:
+        config: RecBole configuration with the settings of ``properties/model/REG4Rec.yaml``.
+        dataset: the training split.
+        tokens: codes and categories of the items, as the tokenizer made them.
+    """
+
+    # The training loader gives whole sequences (`data.sequences`), not RecBole's prefixes.
+    whole_sequence = True
+    needs_tokens = True
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config: Any, dataset: Any, tokens: ItemTokens) -> None:
+        super().__init__(config, dataset)
+        codes = torch.from_numpy(tokens.codes)
+        layers, width = int(config["n_layers"]), int(config["hidden_size"])
+        shape = {
+            "width": width,
+            "heads": int(config["n_heads"]),
+            "inner": int(config["inner_size"]),
+            "dropout": float(config["hidden_dropout_prob"]),
+            "attention_dropout": float(config["attn_dropout_prob"]),
+        }
+        self.catalogue = Catalogue(codes, tokens.codewords)
+        self.register_buffer("members", torch.from_numpy(tokens.members), persistent=False)
+        table = TokenTable(codes, tokens.codewords, width)
+        encoder_layers = layers - layers // 2
+        self.encoder = HistoryEncoder(
+            table, config["history_form"], self.max_seq_length, layers=encoder_layers, **shape
+        )
+        self.reasoner = Reasoner(
+            table,
+            tokens.categories,
+            layers=layers // 2,
+            start_from_history=bool(config["start_from_history"]),
+            **shape,
+        )
+        self.training_order = str(config["training_order"])
+        self.decoding_order = str(config["decoding_order"])
+        self.category_weight = float(config["category_weight"])
+        self.beam_width = int(config["beam_width"])
+        self.beam_branch = int(config["beam_branch"])
+        self._seed = int(config["seed"])
+
+    members: Tensor
+
+    # ---------------------------------------------------------------------------------------------- training
+
+    def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
+        """Stage 1: token loss and weighted category loss, both nats a target, scalars.
+
+        Args:
+            interaction: a batch of `data.sequences.WholeSequenceLoader`.
+        """
+        items, targets = interaction[self.ITEM_SEQ], interaction[TARGETS]
+        history = self.encoder(items)
+        mask = None
+        if not history.causal:
+            mask = torch.arange(items.shape[1], device=items.device).unsqueeze(1) >= history.owner
+        session = self.reasoner.session(history, history.last, mask, causal=history.causal)
+        trained = targets > 0
+        return self._supervise(session, trained, targets[trained])
+
+    def _supervise(self, session: ReasoningSession, trained: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Walks the true path of every target ``[R]``; each step is charged for all codebooks still open.
+
+        The mean over open codebooks, summed over steps, is an unbiased estimate of the negative log-likelihood of the
+        item when every order of codebooks is equally likely.
+        """
+        codes = self.catalogue.codes[targets]
+        count, books = codes.shape
+        order = self._given_order(count, codes.device)
+        is_open = torch.ones(count, books, dtype=torch.bool, device=codes.device)
+        rows = torch.arange(count, device=codes.device)
+        hidden = session.begin()
+        feasible: Tensor = self.catalogue.used
+        candidates: Tensor | None = None
+        token_loss = category_loss = hidden.new_zeros(())
+        for step in range(books):
+            states = hidden[trained]
+            log_probs = feasible_log_softmax(self.reasoner.token_logits(states).float(), feasible)
+            nll = -log_probs.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+            token_loss = token_loss + (nll * is_open).sum() / (count * (books - step))
+            if self.category_weight > 0:
+                category_loss = category_loss + self._category_loss(states, targets) / books
+            if step + 1 == books:
+                break
+            if order is None:
+                confidence = log_probs.detach().amax(-1).masked_fill(~is_open, float("-inf"))
+                book = confidence.argmax(-1)
+            else:
+                book = order[:, step]
+            is_open = is_open.clone()
+            is_open[rows, book] = False
+            token = codes[rows, book]
+            if candidates is None:
+                candidates = self.catalogue.open(book, token)
+            else:
+                candidates = self.catalogue.narrow(candidates, book, token)
+            feasible = self.catalogue.feasible(candidates)
+            embedded = torch.zeros_like(hidden)
+            embedded[trained] = self.reasoner.table.tokens(book, token).to(hidden.dtype)
+            hidden = session.take(embedded)
+        return token_loss, self.category_weight * category_loss
+
+    def _given_order(self, count: int, device: torch.device) -> Tensor | None:
+        """The codebook of every step, int64 ``[R, M]``; None when the model chooses (CRSS)."""
+        books = self.catalogue.codebooks
+        if self.training_order == "confidence":
+            return None
+        if self.training_order == "fixed":
+            return torch.arange(books, device=device).expand(count, -1)
+        return torch.rand(count, books, device=device).argsort(dim=1)
+
+    def _category_loss(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy against the target's categories in equal shares; targets without one do not count."""
+        log_probs = self.reasoner.category_logits(states).float().log_softmax(-1)
+        members = self.members[targets]
+        belongs = (members > 0).float()
+        owned = belongs.sum(1)
+        nll = -(log_probs.gather(1, members) * belongs).sum(1) / owned.clamp(min=1.0)
+        return nll.sum() / (owned > 0).sum().clamp(min=1)
+
+    # ---------------------------------------------------------------------------------------------- inference
+
+    def reason(self, items: Tensor, lengths: Tensor, complete: bool = False) -> Paths:
+        """The best paths for histories: int64 ``[B, T]`` (0 pads on the right) and ``[B]``, in ``[1, T]``."""
+        items = items[:, : int(lengths.max())]
+        history = self.encoder(items)
+        last = history.last.gather(1, (lengths - 1).view(-1, 1, 1).expand(-1, 1, history.last.shape[-1]))
+        mask = history.owner < lengths.unsqueeze(1)
+        session = self.reasoner.session(history, last, mask[:, None, None], causal=False)
+        generator = torch.Generator().manual_seed(self._seed)
+        return beam_search(
+            _Steps(self.reasoner, session),
+            self.catalogue,
+            self.beam_width,
+            order=self.decoding_order,
+            branch=self.beam_branch,
+            generator=generator,
+            complete=complete,
+        )
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """A finite score for every item, float32 ``[B, items + 1]``."""
+        paths = self.reason(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return item_scores(paths, self.catalogue)
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """The same scores for one item a row, float32 ``[B]``."""
+        scores = self.full_sort_predict(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)
+
+
+class _Steps:
+    """Shows a reasoning session to beam search as logits."""
+
+    def __init__(self, reasoner: Reasoner, session: ReasoningSession) -> None:
+        self._reasoner, self._session = reasoner, session
+
+    def first(self) -> Tensor:
+        return self._reasoner.token_logits(self._session.begin()).float()
+
+    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor) -> Tensor:
+        self._session.follow(parents)
+        return self._reasoner.token_logits(self._session.take(self._reasoner.table.tokens(books, tokens))).float()

@@ -1,0 +1,120 @@
+"""The steps that a run, a tokenizer run and later studies share: configuration to data to codes to model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from recbole.data.utils import data_preparation
+from recbole.utils import init_logger, init_seed
+
+from recbole_reg4rec.config import Reg4RecConfig
+from recbole_reg4rec.data.categories import ItemCategories, build_item_categories
+from recbole_reg4rec.data.dataset import OrderedDataset
+from recbole_reg4rec.data.features import build_item_features
+from recbole_reg4rec.data.sequences import WholeSequenceLoader, training_sequences
+from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.model.tokens import ItemTokens
+from recbole_reg4rec.study.registry import find_model
+from recbole_reg4rec.tokenizer.codes import ItemCodes, tokenize_items, tokenizer_settings
+
+
+@dataclass
+class PreparedData:
+    """Loaders of the three parts; ``train`` holds whole sequences where the model wants them."""
+
+    dataset: OrderedDataset
+    train: Any
+    valid: Any
+    test: Any
+
+
+@dataclass
+class Tokenized:
+    """Codes of the items with the categories and the time that all of it took."""
+
+    codes: ItemCodes
+    categories: ItemCategories
+    seconds: float
+
+    def as_model_input(self) -> ItemTokens:
+        """What a token-based model is built from."""
+        return ItemTokens(
+            codes=self.codes.codes,
+            codewords=self.codes.codewords,
+            members=self.categories.members,
+            categories=self.categories.number,
+            category_names=self.categories.names,
+            fingerprint=self.codes.fingerprint,
+        )
+
+
+def configure(
+    model: str | type,
+    dataset: str,
+    config_file_list: list[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+    command_line: dict[str, str] | None = None,
+) -> Any:
+    """The checked configuration of a run.
+
+    Raises:
+        UserError: unknown model or setting, or a value that is not allowed.
+    """
+    model_class = find_model(model) if isinstance(model, str) else model
+    return Reg4RecConfig(model_class, dataset, config_file_list, config_dict, command_line)
+
+
+def start_logging(config: Any) -> None:
+    """RecBole's log file and terminal output."""
+    try:
+        init_logger(config)
+    except OSError as error:
+        raise UserError(f"the log folder {Path('log').absolute()} cannot be written ({error.strerror})") from error
+
+
+def prepare_data(config: Any) -> PreparedData:
+    """Reads, orders and splits the data, and makes the loaders.
+
+    Raises:
+        UserError: see `data.reading`, `data.download` and `OrderedDataset`; or a pickled loader lies in the way.
+    """
+    saved = Path(config["checkpoint_dir"]) / f"{config['dataset']}-for-{config['model']}-dataloader.pth"
+    if saved.exists():
+        raise UserError(f"file {saved} is a pickled data loader, which is never read; delete it or set checkpoint_dir")
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = OrderedDataset(config)
+    train, valid, test = data_preparation(config, dataset)
+    if getattr(config.model_class, "whole_sequence", False):
+        train = WholeSequenceLoader(config, train._dataset)
+    return PreparedData(dataset, train, valid if len(valid._dataset) else None, test)
+
+
+def tokenize_data(config: Any, data: PreparedData) -> Tokenized:
+    """Features, categories and codes from the training part; see `tokenizer.codes` for the cache."""
+    begin = perf_counter()
+    train = data.train._dataset
+    features = build_item_features(config, train, training_sequences(train))
+    categories = build_item_categories(config, train, features)
+    cache = Path(config["tokenizer_cache"] or Path(config["checkpoint_dir"]) / "tokenizer")
+    settings = tokenizer_settings(config, int(features.known.sum()))
+    codes = tokenize_items(features, categories, settings, cache, bool(config["show_progress"]))
+    if codes.report["collisions"]:
+        getLogger().warning(
+            "%d items still share their tuple of tokens: %d codebooks of %d codewords are too few for the catalogue; "
+            "raise codebooks or codebook_size",
+            codes.report["collisions"],
+            codes.report["codebooks"],
+            codes.report["codewords"],
+        )
+    return Tokenized(codes, categories, perf_counter() - begin)
+
+
+def build_model(config: Any, data: PreparedData, tokens: Tokenized | None) -> Any:
+    """The model, initialised from the seed alone."""
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    extra = (tokens.as_model_input(),) if tokens is not None else ()
+    return config.model_class(config, data.train._dataset, *extra).to(config["device"])

@@ -1,0 +1,68 @@
+"""The machine-readable record of a run, one JSON file under ``results/runs/``."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import sys
+import tempfile
+from pathlib import Path
+from time import localtime, strftime
+from typing import Any
+
+import torch
+
+from recbole_reg4rec.errors import UserError
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, in MB (2**20 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def peak_gpu_memory_mb() -> float:
+    """Largest GPU memory held by tensors so far, in MB; 0 without a GPU."""
+    return round(torch.cuda.max_memory_allocated() / 2**20, 1) if torch.cuda.is_available() else 0.0
+
+
+def check_results_dir(results_dir: Path) -> Path:
+    """Makes ``results_dir/runs`` and proves that it can be written, before hours are spent.
+
+    Raises:
+        UserError: it cannot.
+    """
+    runs = results_dir / "runs"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=runs):
+            pass
+    except OSError as error:
+        raise UserError(f"results folder {runs} cannot be written ({error.strerror}); set --results_dir") from error
+    return runs
+
+
+def write_record(runs: Path, name: str, record: dict[str, Any]) -> Path:
+    """Writes the record whole or not at all, under a name that no earlier run has; numbers that are not finite are null."""
+    text = json.dumps(_plain(record), indent=1, sort_keys=False, ensure_ascii=False, allow_nan=False)
+    stem = f"{name}-{strftime('%Y%m%d-%H%M%S', localtime())}"
+    path, number = runs / f"{stem}.json", 1
+    while path.exists():
+        number += 1
+        path = runs / f"{stem}-{number}.json"
+    with tempfile.NamedTemporaryFile("w", dir=runs, suffix=".part", delete=False, encoding="utf-8") as file:
+        file.write(text + "\n")
+    os.replace(file.name, path)
+    return path
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, bool)) or value is None else str(value)

@@ -1,0 +1,121 @@
+"""Fits MPQ to item features: k-means start, minibatch training, dead-code restart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.tokenizer.mpq import MPQ
+
+# k-means sees at most this many items a codeword: more moves a centre by less than training does.
+_KMEANS_ITEMS_A_CODEWORD = 64
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """Everything besides the features that the codes depend on; names as in ``properties/model/REG4Rec.yaml``."""
+
+    codebooks: int
+    codewords: int
+    hidden: int
+    dim: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    commitment: float
+    orthogonality: float
+    route: bool
+    seed: int
+
+
+def default_codewords(items: int) -> int:
+    """The value of ``codebook_size: auto`` (our choice): the power of two next to ``2 sqrt(items)``, 8 to 4096."""
+    target = 2.0 * max(items, 1) ** 0.5
+    return int(min(4096, max(8, 2 ** round(np.log2(target)))))
+
+
+def fit_mpq(features: np.ndarray, known: np.ndarray, settings: TokenizerSettings, show_progress: bool = False) -> MPQ:
+    """Trains the quantiser on the items that have features; the same input and seed give the same weights.
+
+    Args:
+        features: float32 ``[items + 1, F]``.
+        known: bool ``[items + 1]``, items to fit on.
+        settings: sizes, weights of the losses, schedule.
+        show_progress: draw a progress bar.
+
+    Raises:
+        UserError: more codewords than items with features.
+    """
+    rows = features[known]
+    if settings.codewords > len(rows):
+        raise UserError(
+            f"setting codebook_size is {settings.codewords}, but only {len(rows)} items have features to fit codewords "
+            f"to; use at most {len(rows)}, or auto"
+        )
+    # A generator of its own keeps the codes independent of whatever was drawn before.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        data = torch.from_numpy(np.ascontiguousarray(rows))
+        # Unit variance over all entries, so that loss weights mean the same on every data set.
+        model = MPQ(
+            rows.shape[1], settings.codebooks, settings.codewords, settings.hidden, settings.dim, settings.route
+        )
+        _start_codebooks(model, data, settings)
+        _train(model, data, settings, show_progress)
+    return model.eval()
+
+
+@torch.no_grad()
+def _start_codebooks(model: MPQ, data: Tensor, settings: TokenizerSettings) -> None:
+    """k-means on what each expert puts out."""
+    encoded = model.encode(data).numpy()
+    generator = np.random.default_rng(settings.seed)
+    limit = min(len(data), _KMEANS_ITEMS_A_CODEWORD * settings.codewords)
+    for book in range(settings.codebooks):
+        sample = encoded[book][generator.permutation(len(data))[:limit]]
+        kmeans = KMeans(n_clusters=settings.codewords, n_init=1, max_iter=20, random_state=settings.seed + book)
+        model.codewords_table[book] = torch.from_numpy(kmeans.fit(sample).cluster_centers_.astype(np.float32))
+
+
+def _train(model: MPQ, data: Tensor, settings: TokenizerSettings, show_progress: bool) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    batches = -(-len(data) // settings.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, settings.epochs * batches))
+    bar = tqdm(range(settings.epochs), desc="Tokenizer (MPQ)", unit="epoch", disable=not show_progress, ncols=100)
+    for epoch in bar:
+        used = torch.zeros(settings.codebooks, settings.codewords, dtype=torch.bool)
+        total = 0.0
+        for rows in torch.randperm(len(data)).split(settings.batch_size):
+            out = model(data[rows])
+            loss = (
+                out.reconstruction_loss
+                + out.codebook_loss
+                + settings.commitment * out.commitment_loss
+                + settings.orthogonality * model.orthogonality()
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            used.scatter_(1, out.codes.T, True)
+            total += float(out.reconstruction_loss) * len(rows)
+        # The last tenth only settles what is there.
+        if epoch < 0.9 * settings.epochs:
+            _restart_dead(model, data, used)
+        bar.set_postfix(loss=f"{total / len(data):.4f}", used=f"{used.float().mean():.2f}")
+
+
+@torch.no_grad()
+def _restart_dead(model: MPQ, data: Tensor, used: Tensor) -> None:
+    """Puts every codeword that no item chose onto a random item's encoding."""
+    for book in range(model.codebooks):
+        dead = torch.nonzero(~used[book]).squeeze(1)
+        if len(dead):
+            chosen = torch.randint(len(data), (len(dead),))
+            model.codewords_table[book, dead] = model.encode(data[chosen])[book]

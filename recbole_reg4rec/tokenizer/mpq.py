@@ -1,0 +1,103 @@
+"""MPQ, the mixture-of-experts parallel quantisation codebook (METHOD section 1).
+
+Paper: a router, M expert encoders, a codebook each, a gated mixture of the chosen codewords, one decoder, and an
+orthogonality regulariser between experts. Cosine assignment, commitment and dead-code restart are our choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class Quantised:
+    """One pass over ``B`` items: ``codes`` int64 ``[B, M]``; ``reconstruction`` float32 ``[B, F]``; scalar losses."""
+
+    codes: Tensor
+    reconstruction: Tensor
+    reconstruction_loss: Tensor
+    codebook_loss: Tensor
+    commitment_loss: Tensor
+
+
+class MPQ(nn.Module):
+    """Parallel quantiser of item features.
+
+    Args:
+        features: width ``F`` of an item's feature vector.
+        codebooks: number of experts and codebooks ``M``.
+        codewords: codewords a codebook ``K``.
+        hidden: width of the experts' hidden layer.
+        dim: width ``d_z`` of a codeword.
+        route: use the learned gate; False mixes all experts equally (ablation).
+    """
+
+    def __init__(self, features: int, codebooks: int, codewords: int, hidden: int, dim: int, route: bool = True) -> None:
+        super().__init__()
+        self.codebooks, self.codewords, self.dim, self.route = codebooks, codewords, dim, route
+        # All experts in one batched product: weights [M, in, out].
+        self.first = nn.Parameter(torch.randn(codebooks, features, hidden) / features**0.5)
+        self.first_bias = nn.Parameter(torch.zeros(codebooks, 1, hidden))
+        self.second = nn.Parameter(torch.randn(codebooks, hidden, dim) / hidden**0.5)
+        self.second_bias = nn.Parameter(torch.zeros(codebooks, 1, dim))
+        self.codewords_table = nn.Parameter(F.normalize(torch.randn(codebooks, codewords, dim), dim=-1))
+        self.router = nn.Linear(features, codebooks)
+        self.decoder = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, features))
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Experts' outputs on the unit sphere: float32 ``[B, F]`` to ``[M, B, d_z]``."""
+        hidden = F.gelu(torch.matmul(features, self.first) + self.first_bias)
+        return F.normalize(torch.matmul(hidden, self.second) + self.second_bias, dim=-1)
+
+    def codebook(self) -> Tensor:
+        """Codewords on the unit sphere, float32 ``[M, K, d_z]``."""
+        return F.normalize(self.codewords_table, dim=-1)
+
+    def gate(self, features: Tensor) -> Tensor:
+        """Share of each expert in the mixture, float32 ``[B, M]``, rows sum to 1."""
+        if not self.route:
+            return features.new_full((len(features), self.codebooks), 1.0 / self.codebooks)
+        return torch.softmax(self.router(features), dim=-1)
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Squared distances of items to codewords, float32 ``[B, M, K]`` in ``[0, 4]``."""
+        cosine = torch.matmul(self.encode(features), self.codebook().transpose(1, 2))
+        return (2.0 - 2.0 * cosine).transpose(0, 1)
+
+    def reconstruct(self, features: Tensor, codes: Tensor) -> Tensor:
+        """Decodes given codes ``[B, M]`` with the items' own gates, float32 ``[B, F]``."""
+        return self._mix(features, self._look_up(codes))
+
+    def forward(self, features: Tensor) -> Quantised:
+        """Quantises with a straight-through estimator: float32 ``[B, F]`` in, `Quantised` out."""
+        encoded = self.encode(features)
+        codes = torch.matmul(encoded, self.codebook().transpose(1, 2)).argmax(dim=-1).transpose(0, 1)
+        words = self._look_up(codes)
+        reconstruction = self._mix(features, encoded + (words - encoded).detach())
+        return Quantised(
+            codes=codes,
+            reconstruction=reconstruction,
+            reconstruction_loss=F.mse_loss(reconstruction, features) * features.shape[1],
+            codebook_loss=(words - encoded.detach()).square().sum(-1).mean(),
+            commitment_loss=(encoded - words.detach()).square().sum(-1).mean(),
+        )
+
+    def orthogonality(self) -> Tensor:
+        """``||V V^T - I||_F^2`` over the experts' flattened, L2-normalised weights; scalar, 0 when orthogonal."""
+        flat = torch.cat([self.first.flatten(1), self.second.flatten(1)], dim=1)
+        flat = F.normalize(flat, dim=1)
+        identity = torch.eye(self.codebooks, dtype=flat.dtype, device=flat.device)
+        return (flat @ flat.T - identity).square().sum()
+
+    def _look_up(self, codes: Tensor) -> Tensor:
+        """Codewords of codes ``[B, M]``, as ``[M, B, d_z]``."""
+        books = torch.arange(self.codebooks, device=codes.device).unsqueeze(1)
+        return self.codebook()[books, codes.T]
+
+    def _mix(self, features: Tensor, words: Tensor) -> Tensor:
+        mixture = torch.einsum("bm,mbd->bd", self.gate(features), words)
+        return self.decoder(mixture)

@@ -1,0 +1,116 @@
+"""Checkpoints of tensors and plain data only, written whole or not at all, read with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_reg4rec.errors import UserError
+
+FORMAT = "recbole_reg4rec checkpoint 1"
+
+# Settings that may differ between writing and reading: they change where and how long, not what is computed.
+_FREE = frozenset(
+    """
+    checkpoint_dir data_path device dataset_save_path dataloaders_save_path epochs stopping_step eval_batch_size gpu_id
+    use_gpu log_wandb wandb_project show_progress state config_file config_files save_dataset save_dataloaders worker
+    metric_decimal_place loss_decimal_place tokenizer_cache single_spec local_rank metrics topk mask_history
+    decoding_order beam_width beam_branch
+    """.split()
+)
+
+
+def binding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings that a checkpoint belongs to."""
+    return {name: value for name, value in sorted(settings.items()) if name not in _FREE}
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that name a configuration."""
+    text = json.dumps(binding_settings(settings), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def random_state() -> dict[str, Any]:
+    """State of every source of randomness, as tensors and plain data."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(cached)],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Undoes `random_state`."""
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes beside and renames, so that an interruption leaves the older file whole.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    part = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+            part = file.name
+            torch.save({"format": FORMAT, **state}, file)
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be written ({error.strerror}); set checkpoint_dir or --checkpoint") from error
+    finally:
+        if part and os.path.exists(part):
+            os.unlink(part)
+
+
+def load_checkpoint(path: Path, model: str, settings: Mapping[str, Any], device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint and checks that it belongs to this model and configuration.
+
+    Raises:
+        UserError: missing, unreadable, foreign, of another model, or of another configuration.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist; train first, or give another file with --checkpoint")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise UserError(
+            f"checkpoint {path} cannot be read as one of this package: the file is damaged or was written by another "
+            "program; delete it or give another file with --checkpoint"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise UserError(f"checkpoint {path} has format {found!r}, but '{FORMAT}' is needed; give another file with --checkpoint")
+    if state["model"] != model:
+        raise UserError(f"checkpoint {path} holds a {state['model']}, but this run is a {model}; give a fitting --checkpoint")
+    here = json.loads(json.dumps(binding_settings(settings), default=str))
+    there = json.loads(json.dumps(binding_settings(state["settings"]), default=str))
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            raise UserError(
+                f"checkpoint {path} was trained with {name}={there.get(name)}, but this run has {name}={here.get(name)}; "
+                "use the same settings or another --checkpoint"
+            )
+    return state
