@@ -183,7 +183,7 @@ def main(argv: list[str]) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         resumable = "resume" in COMMANDS[_command_name(argv)].named

@@ -24,7 +24,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
 from recbole_reg4rec.data.download import ensure_dataset
-from recbole_reg4rec.data.reading import check_columns, read_atomic, read_exact_times, read_header
+from recbole_reg4rec.data.reading import check_columns, check_vectors, read_atomic, read_exact_times, read_header
 from recbole_reg4rec.errors import UserError
 
 # Where in the log the target of a row stands; RecBole carries the column through its splits.
@@ -40,6 +40,7 @@ class DataStatistics:
 
     ``tied_interactions``: interactions with the same time as the one before them in the same user's history.
     ``tied_targets``: users whose last interaction is tied, so that the file's order decides what the test item is.
+    ``filtered_interactions``: lines of the file that filters took away, or that lack a user or an item.
     """
 
     users: int
@@ -51,6 +52,7 @@ class DataStatistics:
     repeated_interactions: int
     users_without_target: int
     items_without_interactions: int
+    filtered_interactions: int = 0
     train_targets: int = 0
     valid_targets: int = 0
     test_targets: int = 0
@@ -64,25 +66,40 @@ class OrderedDataset(SequentialDataset):
     """One log of all interactions in exact order, with a row for every target (see the module's text)."""
 
     statistics: DataStatistics
+    inter_feat: Any  # DataFrame until the build, Interaction from then on
     log: Interaction
     history_start: np.ndarray
+    vector_problems: dict[str, UserError]  # by column of type float_seq: why it cannot serve as item vectors
+    _exact_times: np.ndarray | None  # int64 by line of the file, where float64 is too coarse
+    _filtered: int
+    _rest_fields: np.ndarray
 
     def _load_data(self, token: str, dataset_path: str) -> None:
+        if self.benchmark_filename_list is not None:
+            raise UserError("setting benchmark_filename is not supported: give one .inter file, split by eval_args")
+        required = {name: self.config[name] for name in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")}
+        for setting, column in required.items():
+            if not column:
+                raise UserError(f"setting {setting} is empty, but must name a column of the .inter file")
+        self.vector_problems, self._exact_times = {}, None
         folder = Path(dataset_path)
+        path = folder / f"{token}.inter"
         ensure_dataset(token, folder, show_progress=bool(self.config["show_progress"]))
-        if self.benchmark_filename_list is None:
-            path = folder / f"{token}.inter"
-            required = {
-                setting: self.config[setting]
-                for setting in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
-                if self.config[setting]
-            }
-            if "TIME_FIELD" not in required:
-                raise UserError("setting TIME_FIELD is empty, but sequences need a column to order interactions by")
-            check_columns(path, read_header(path, self.config["field_separator"], self._encoding), required)
-        super()._load_data(token, dataset_path)
-        if self.inter_feat is None or len(self.inter_feat) == 0:
-            raise UserError(f"file {folder / token}.inter holds no interactions; at least one line below the header is needed")
+        check_columns(path, read_header(path, self.config["field_separator"], self._encoding), required)
+        try:
+            super()._load_data(token, dataset_path)
+        except ValueError as error:
+            raise UserError(f"data set {token} in {folder} does not fit the settings: {error}") from error
+        if self.inter_feat is not None and self.inter_feat.empty:
+            raise UserError(f"file {path} holds no interactions; at least one line below the header is needed")
+        for column in required.values():
+            if self.inter_feat is None or column not in self.inter_feat:
+                raise UserError(f"setting load_col leaves out column '{column}' of {path}; sequences need it, add it")
+        missing = int(self.inter_feat[self.time_field].isna().sum())
+        if missing:
+            raise UserError(
+                f"column '{self.time_field}' of {path} is empty in {missing} lines; every interaction needs a time"
+            )
 
     @property
     def _encoding(self) -> str:
@@ -101,16 +118,16 @@ class OrderedDataset(SequentialDataset):
         load_col, unload_col = self._get_load_and_unload_col(source)
         if load_col == set():
             return None
-        separator = self.config["field_separator"]
+        path = Path(filepath)
         table = read_atomic(
-            Path(filepath),
-            separator=separator,
+            path,
+            separator=self.config["field_separator"],
             seq_separator=self.config["seq_separator"],
             encoding=self._encoding,
             columns=load_col,
             skip=unload_col,
         )
-        if table.frame.shape[1] == 0:
+        if table.frame.shape[1] == 0 or (source != FeatureSource.INTERACTION and table.frame.empty):
             return None
         limits = self.config["seq_len"] or {}
         for field, kind in table.types.items():
@@ -123,18 +140,25 @@ class OrderedDataset(SequentialDataset):
             self.set_field_property(field, kind, source, length)
             if kind in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ):
                 self.field2bucketnum[field] = 2
+            if kind == FeatureType.FLOAT_SEQ:
+                # Only here is a row as short as the file has it; whether vectors are wanted is known later.
+                try:
+                    check_vectors(table.frame[field], field, path)
+                except UserError as error:
+                    self.vector_problems[field] = error
         if source == FeatureSource.INTERACTION and self.time_field in table.frame:
-            self._keep_exact(table.frame, filepath, separator)
+            times = table.frame[self.time_field].abs().max()
+            if times >= _EXACT_FLOAT_LIMIT:
+                separator = self.config["field_separator"]
+                self._exact_times = read_exact_times(path, self.time_field, separator, self._encoding)
         return table.frame
 
-    def _keep_exact(self, frame: pd.DataFrame, filepath: str, separator: str) -> None:
-        """Replaces times that float64 cannot tell apart by their rank."""
-        times = frame[self.time_field].to_numpy()
-        if times.size == 0 or np.nanmax(np.abs(times)) < _EXACT_FLOAT_LIMIT:
-            return
-        exact = read_exact_times(Path(filepath), self.time_field, separator, self._encoding)
-        if exact is not None:
-            frame[self.time_field] = np.unique(exact, return_inverse=True)[1].astype(np.float64)
+    def _remap_ID_all(self) -> None:
+        """RecBole leaves out columns of additional files that are no alias, and cannot go on with them."""
+        super()._remap_ID_all()
+        for field, kind in self.field2type.items():
+            if kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ) and field not in self.field2id_token:
+                self._remap(self._get_remap_list(np.array([field])))
 
     def _remap(self, remap_list: list[tuple[pd.DataFrame, str, FeatureType]]) -> None:
         identity = {self.uid_field, self.iid_field}
@@ -170,21 +194,58 @@ class OrderedDataset(SequentialDataset):
                 f"data set {self.dataset_name}: none of its {before} interactions is left after filtering; "
                 "loosen user_inter_num_interval, item_inter_num_interval or val_interval"
             ) from error
-        self._put_in_order()
+        self._filtered = before - len(self.inter_feat)
 
-    def _put_in_order(self) -> None:
-        """Stable order by time; RecBole's own sorts are stable and see float32 later, which cannot undo it."""
-        if self.time_field in self.inter_feat:
-            missing = self.inter_feat[self.time_field].isna()
-            if missing.any():
-                raise UserError(
-                    f"column {self.time_field} of {self.dataset_name}.inter is empty in {int(missing.sum())} lines; "
-                    "every interaction needs a time"
-                )
-            self.inter_feat.sort_values(by=self.time_field, kind="stable", inplace=True, ignore_index=True)
+    def _filter_nan_user_or_item(self) -> None:
+        """RecBole takes the labels of lines for their places, which is right only while no line is missing yet."""
+        self.inter_feat.dropna(subset=[self.uid_field, self.iid_field], inplace=True)
+        for frame, field in ((self.user_feat, self.uid_field), (self.item_feat, self.iid_field)):
+            if frame is not None:
+                frame.dropna(subset=[field], inplace=True)
+
+    def _remove_duplication(self) -> None:
+        """RecBole sorts by time here, and not stably: times without ties leave it no choice."""
+        times = self.inter_feat[self.time_field]
+        self.inter_feat[self.time_field] = times.rank(method="first")
+        super()._remove_duplication()
+        self.inter_feat[self.time_field] = times
+
+    def _reset_index(self) -> None:
+        """The last moment at which the index is the line of the file: puts the interactions in their exact order.
+
+        RecBole's own sorts are stable, so that they keep it.
+        """
+        frame, field = self.inter_feat, self.time_field
+        if self._exact_times is not None and len(frame):
+            # float64 cannot tell these apart; their ranks it can.
+            ranks = np.unique(self._exact_times[frame.index], return_inverse=True)[1]
+            frame[field] = ranks.astype(np.float64)
+        frame.sort_index(inplace=True)
+        frame.sort_values(by=field, kind="stable", inplace=True)
+        for name in ("user_feat", "item_feat"):
+            if name in self.feat_name_list and getattr(self, name).empty:
+                self._forget(name)
+        super()._reset_index()
+
+    def _forget(self, feat_name: str) -> None:
+        """Goes on as if the file of users or items, of which no line is left, were not there."""
+        frame = getattr(self, feat_name)
+        fields = [field for field in frame if field not in (self.uid_field, self.iid_field)]
+        for field in fields:
+            self._del_col(frame, field)
+        self._rest_fields = np.setdiff1d(self._rest_fields, fields)
+        self.feat_name_list.remove(feat_name)
+        setattr(self, feat_name, None)
+
+    def _preload_weight_matrix(self) -> None:
+        try:
+            super()._preload_weight_matrix()
+        except ValueError as error:
+            raise UserError(f"setting preload_weight does not fit the data: {error}") from error
 
     def _change_feat_format(self) -> None:
         self._count()
+        self._times = torch.from_numpy(self.inter_feat[self.time_field].to_numpy(np.float64))
         super()._change_feat_format()
 
     def _count(self) -> None:
@@ -208,20 +269,24 @@ class OrderedDataset(SequentialDataset):
             repeated_interactions=len(frame) - pairs,
             users_without_target=int((lengths < 2).sum()),
             items_without_interactions=items - int(frame[self.iid_field].nunique()),
+            filtered_interactions=self._filtered,
         )
 
     def data_augmentation(self) -> None:
         """A row for every interaction that has a history; the history itself stays in `log` until it is asked for."""
         self._aug_presets()
-        self._check_field("uid_field", "iid_field", "time_field")
+        coarse = self.inter_feat[self.time_field].dtype
+        # Rows are sorted and split by time across users as well, by exact times therefore; see `build`.
+        self.inter_feat[self.time_field] = self._times
         self.inter_feat.sort(by=self.uid_field)
-        self.log = self.inter_feat
+        self.log = Interaction(dict(self.inter_feat.interaction))
+        self.log[self.time_field] = self.log[self.time_field].to(coarse)
         users = self.log[self.uid_field].numpy()
         first = np.concatenate([[True], users[1:] != users[:-1]]) if len(users) else np.zeros(0, dtype=bool)
         start = np.maximum.accumulate(np.where(first, np.arange(len(users)), 0))
         self.history_start = start
         targets = np.flatnonzero(~first)
-        rows = self.log[torch.from_numpy(targets)]
+        rows = self.inter_feat[torch.from_numpy(targets)]
         length = np.minimum(targets - start[targets], self.max_item_list_len)
         rows.update(
             Interaction(
@@ -234,7 +299,7 @@ class OrderedDataset(SequentialDataset):
         self.inter_feat = rows
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
-        """Rows with their histories: for every field ``f`` of the log a ``f_list`` of ``[rows, longest]``, oldest first."""
+        """Rows with their histories: for every field ``f`` of the log ``f_list`` ``[rows, longest]``, oldest first."""
         rows = self.inter_feat[index]
         if LOG_POSITION in rows:
             rows = self._with_histories(rows)
@@ -270,17 +335,20 @@ class OrderedDataset(SequentialDataset):
         """Training, validation and test rows by RecBole's ``eval_args``.
 
         Raises:
-            UserError: nobody is left to train on or to evaluate.
+            UserError: nobody is left to train on or to evaluate, or ``eval_args`` is not one of RecBole's ways.
         """
-        if self.config["benchmark_filename"] is not None:
-            raise UserError("setting benchmark_filename is not supported: give one .inter file and split it by eval_args")
-        datasets = super().build()
+        try:
+            datasets = super().build()
+        except (ValueError, NotImplementedError, AssertionError) as error:
+            raise UserError(f"setting eval_args is {self.config['eval_args']}, which does not work: {error}") from error
+        for part in datasets:
+            part.inter_feat[self.time_field] = part.inter_feat[self.time_field].to(self.log[self.time_field].dtype)
         train, valid, test = (len(part) for part in datasets)
         for name, size in (("train on", train), ("test on", test)):
             if size == 0:
                 raise UserError(
                     f"data set {self.dataset_name}: no user is left to {name} (targets: {train} training, {valid} "
-                    f"validation, {test} test); leave-one-out needs users with at least 3 interactions, or set eval_args"
+                    f"validation, {test} test); leave-one-out needs users with 3 interactions or more, or set eval_args"
                 )
         self.statistics.train_targets, self.statistics.valid_targets, self.statistics.test_targets = train, valid, test
         return datasets

@@ -53,14 +53,14 @@ def choose_columns(config: Any, dataset: OrderedDataset) -> ItemColumns:
     share a value (so that serial numbers stay out); every ``float_seq`` column is a vector.
 
     Raises:
-        UserError: a named column does not exist or has another type.
+        UserError: a named column does not exist or has another type, or vectors differ in width.
     """
     available = item_columns(dataset)
     guesses: dict[str, list[str]] = {"item_text_fields": [], "item_token_fields": [], "item_vector_fields": []}
     for name, kind in available.items():
         if kind == FeatureType.TOKEN_SEQ:
             guesses["item_text_fields"].append(name)
-        elif kind == FeatureType.TOKEN and 2 * (dataset.num(name) - 1) <= dataset.item_num - 1:
+        elif kind == FeatureType.TOKEN and 2 * (dataset.num(name) - 1) <= _filled(dataset, name):
             guesses["item_token_fields"].append(name)
         elif kind == FeatureType.FLOAT_SEQ:
             guesses["item_vector_fields"].append(name)
@@ -82,7 +82,15 @@ def choose_columns(config: Any, dataset: OrderedDataset) -> ItemColumns:
                     f"column of type {kinds}; it has {fitting or 'none'} (columns are loaded by load_col: item)"
                 )
         chosen[setting] = tuple(names)
+    for name in chosen["item_vector_fields"]:
+        if name in dataset.vector_problems:
+            raise dataset.vector_problems[name]
     return ItemColumns(chosen["item_text_fields"], chosen["item_token_fields"], chosen["item_vector_fields"])
+
+
+def _filled(dataset: OrderedDataset, name: str) -> int:
+    """Items that have a value; not all items, since one that occurs in held-out interactions alone must not count."""
+    return int((dataset.item_feat[name] > 0).sum())
 
 
 def item_columns(dataset: OrderedDataset) -> dict[str, FeatureType]:
@@ -93,7 +101,7 @@ def item_columns(dataset: OrderedDataset) -> dict[str, FeatureType]:
 
 
 def column_words(dataset: OrderedDataset, name: str) -> list[list[str]]:
-    """The original words of a token column for every item, item 0 first (``[items + 1]`` lists, empty where missing)."""
+    """The original words of a token column for every item, item 0 first: ``[items + 1]`` lists, empty where missing."""
     ids = dataset.item_feat[name].numpy()
     ids = ids.reshape(len(ids), -1)
     names = dataset.field2id_token[name]
@@ -120,15 +128,8 @@ def build_item_features(config: Any, dataset: OrderedDataset, sequences: Trainin
         parts.append(("text", text))
     for name in columns.vectors:
         parts.append((f"vectors:{name}", _unit_rows(_centred(dataset.item_feat[name].numpy().astype(np.float64)))))
-    preload = config["preload_weight"] or {}
-    for source in preload:
-        vectors = np.asarray(dataset.get_preload_weight(source), dtype=np.float64)
-        if len(vectors) != items:
-            raise UserError(
-                f"setting preload_weight names '{source}' with {len(vectors)} ids, but there are {items} items; "
-                f"add '{source}' to alias_of_item_id"
-            )
-        parts.append((f"vectors:{source}", _unit_rows(_centred(vectors))))
+    for source in config["preload_weight"] or {}:
+        parts.append((f"vectors:{source}", _unit_rows(_centred(_preloaded(config, dataset, source)))))
     content = np.zeros(items, dtype=bool)
     for _, block in parts:
         content |= np.abs(block).sum(axis=1) > 0
@@ -162,6 +163,23 @@ def build_item_features(config: Any, dataset: OrderedDataset, sequences: Trainin
             "items_without_features": int((~known[1:]).sum()),
         },
     )
+
+
+def _preloaded(config: Any, dataset: OrderedDataset, source: str) -> Array:
+    """Vectors of RecBole's setting ``preload_weight`` for ids in column ``source``; float64 ``[items + 1, F]``."""
+    column = config["preload_weight"][source]
+    if source not in dataset.alias["item_id"]:
+        raise UserError(
+            f"setting preload_weight takes vectors for the ids in column '{source}', but these are not item ids; "
+            f"add '{source}' to alias_of_item_id"
+        )
+    if column in dataset.vector_problems:
+        raise dataset.vector_problems[column]
+    try:
+        vectors = np.asarray(dataset.get_preload_weight(source), dtype=np.float64)
+    except ValueError as error:
+        raise UserError(f"setting preload_weight names column '{column}', which must be of type float_seq") from error
+    return vectors.reshape(len(vectors), -1)
 
 
 def _text_part(dataset: OrderedDataset, columns: ItemColumns, dim: int, seed: int) -> Array | None:
@@ -216,8 +234,9 @@ def _collaborative_part(sequences: TrainingSequences, items: int, dim: int, wind
     counts = cooccurrence(sequences, items, window).tocoo()
     if counts.nnz == 0:
         return None
-    margin = np.asarray(counts.sum(axis=1)).ravel()
-    information = np.log(counts.data * margin.sum() / (margin[counts.row] * margin[counts.col]))
+    # Added up entry by entry: how numpy adds a whole array depends on its length, and so on items that never occur.
+    margin = np.bincount(counts.row, weights=counts.data, minlength=items)
+    information = np.log(counts.data * counts.data.sum() / (margin[counts.row] * margin[counts.col]))
     positive = sp.csr_matrix((np.maximum(information, 0.0), (counts.row, counts.col)), shape=counts.shape)
     positive.eliminate_zeros()
     used = np.flatnonzero(np.diff(positive.indptr))
@@ -249,5 +268,6 @@ def _centred(vectors: Array) -> Array:
 
 
 def _unit_rows(matrix: Array) -> Array:
+    """Rows of length 1; a row that is nothing but rounding beside the longest becomes zero."""
     length = np.linalg.norm(matrix, axis=1, keepdims=True)
-    return np.divide(matrix, length, out=np.zeros_like(matrix), where=length > 0)
+    return np.divide(matrix, length, out=np.zeros_like(matrix), where=length > 1e-9 * length.max(initial=0.0))

@@ -217,7 +217,7 @@ def check_columns(path: Path, header: Iterable[Column], required: Mapping[str, s
 
 
 def check_vectors(frame_column: pd.Series, name: str, path: Path) -> None:
-    """Check that a ``float_seq`` column holds item vectors: at least one row, one width above 0, all values finite.
+    """Check that a ``float_seq`` column holds item vectors: one width, all finite; an empty row is a missing vector.
 
     Raises:
         UserError: naming the file, the column and the first bad row (1-based, not counting the header).
@@ -230,13 +230,13 @@ def check_vectors(frame_column: pd.Series, name: str, path: Path) -> None:
     if not len(values):
         raise UserError(f"Column {name!r} of {path} is empty in every row; give one vector of numbers per item.")
     width = int(values[counts.argmax()])
-    odd = np.flatnonzero(widths != width)
+    odd = np.flatnonzero((widths != width) & (widths > 0))
     if len(odd):
         raise UserError(
             f"Column {name!r} of {path} must hold vectors of one width, but data row {odd[0] + 1} has {widths[odd[0]]} "
             f"values while most rows have {width} (widths found: {_some(sorted(set(widths.tolist())))}); mend that row."
         )
-    finite = np.isfinite(np.stack(rows)).all(axis=1)
+    finite = np.array([bool(np.isfinite(row).all()) for row in rows])
     if not finite.all():
         raise UserError(
             f"Column {name!r} of {path} has NaN or an infinite value in data row {int(finite.argmin()) + 1}; "

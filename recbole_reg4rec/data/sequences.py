@@ -89,8 +89,8 @@ def cut_windows(sequences: TrainingSequences, longest: int, overlap: float) -> W
     number = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
     end = inputs[owner] - (later[owner] - number) * step
     begin = np.maximum(end - longest, 0)
-    trained_before = np.where(number > 0, end - step, 0)
-    return Windows(start=sequences.offsets[:-1][owner] + begin, length=end - begin, skip=trained_before - begin * (number > 0))
+    skip = np.where(number > 0, end - step - begin, 0)
+    return Windows(start=sequences.offsets[:-1][owner] + begin, length=end - begin, skip=skip)
 
 
 class WholeSequenceLoader:
@@ -131,7 +131,7 @@ class WholeSequenceLoader:
             yield self._collate(rows)
 
     def _arrange(self) -> list[np.ndarray]:
-        """Sorts by length with a little noise, so that batches differ between epochs, and cuts at the position limit."""
+        """Sorts by length with a little noise, so that epochs differ, and cuts at the limit of positions."""
         generator = np.random.default_rng([self._seed, self._epoch])
         length = self.windows.length.astype(np.float64)
         noise = generator.random(len(length)) * (0.1 * length + 1.0) if self.shuffle else 0.0

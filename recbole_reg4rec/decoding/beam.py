@@ -88,26 +88,35 @@ def beam_search(
         closed=torch.zeros(batch, 1, catalogue.codebooks, dtype=torch.bool, device=device),
         candidates=None,
     )
-    log_probs = first
+    logits, total = first, first.new_zeros(first.shape[:-1])
     for step in range(catalogue.codebooks):
-        books, weights = _choose_books(log_probs, beam.closed, step, order, branch, generator)
-        beam, parents = _extend(beam, log_probs, books, weights, catalogue, width)
+        books, weights = _choose_books(logits, total, beam.closed, step, order, branch, generator)
+        beam, parents = _extend(beam, logits, total, books, weights, catalogue, width)
         candidates = beam.candidates
         assert candidates is not None
         if step + 1 == catalogue.codebooks or (not complete and candidates.shape[-1] == 1):
             break
         logits = model.advance(parents, beam.books[..., -1], beam.tokens[..., -1])
-        log_probs = feasible_log_softmax(logits, catalogue.feasible(candidates))
+        # Only the chosen codebook is normalised token by token: this array is what decoding costs.
+        logits = logits.masked_fill_(~catalogue.feasible(candidates), NEVER)
+        total = logits.logsumexp(-1)
     assert beam.candidates is not None
     return Paths(beam.scores, beam.books, beam.tokens, beam.candidates, first[:, 0])
 
 
 def _choose_books(
-    log_probs: Tensor, closed: Tensor, step: int, order: str, branch: int, generator: torch.Generator | None
+    logits: Tensor,
+    total: Tensor,
+    closed: Tensor,
+    step: int,
+    order: str,
+    branch: int,
+    generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Codebooks each path tries next, int64 ``[B, Q, C]``, and the log of their weights, float32 ``[B, Q, C]``."""
     if order == "confidence":
-        confidence = log_probs.amax(-1).masked_fill(closed, NEVER)
+        dead = closed | total.isinf()
+        confidence = (logits.amax(-1) - total).masked_fill(dead, NEVER)
         count = min(branch, closed.shape[-1] - step)
         best, books = confidence.topk(count, dim=-1)
         total = best.logsumexp(-1, keepdim=True)
@@ -122,7 +131,8 @@ def _choose_books(
 
 def _extend(
     beam: _Beam,
-    log_probs: Tensor,
+    logits: Tensor,
+    total: Tensor,
     books: Tensor,
     weights: Tensor,
     catalogue: Catalogue,
@@ -130,9 +140,11 @@ def _extend(
 ) -> tuple[_Beam, Tensor]:
     """Scores all extensions and keeps the best ``width``; also returns their parents, int64 ``[B, W]``."""
     branch = books.shape[-1]
-    words = log_probs.shape[-1]
-    chosen = log_probs.gather(2, books.unsqueeze(-1).expand(-1, -1, -1, words))
-    scores = (beam.scores[..., None, None] + weights.unsqueeze(-1) + chosen).flatten(1)
+    words = logits.shape[-1]
+    chosen = logits.gather(2, books.unsqueeze(-1).expand(-1, -1, -1, words))
+    total = total.gather(2, books)
+    offset = beam.scores.unsqueeze(-1) + weights - total.masked_fill(total.isinf(), 0.0)
+    scores = (chosen + offset.unsqueeze(-1)).flatten(1)
     scores, flat = scores.topk(min(width, scores.shape[1]), dim=1)
     parents, rest = flat // (branch * words), flat % (branch * words)
     tokens = rest % words

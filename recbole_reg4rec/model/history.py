@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recbole_reg4rec.model.layers import EncoderLayer
+from recbole_reg4rec.model.layers import Dropout, EncoderLayer
 
 FORMS = ("fused", "flat")
 
@@ -70,7 +70,7 @@ class HistoryEncoder(nn.Module):
             EncoderLayer(width, heads, inner, dropout, attention_dropout) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         nn.init.normal_(self.position.weight, std=0.02)
 
     def forward(self, items: Tensor) -> History:

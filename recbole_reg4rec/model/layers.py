@@ -12,12 +12,34 @@ KeyValue = tuple[Tensor, Tensor]
 StepCache = tuple[Tensor, Tensor]
 
 
+class Dropout(nn.Module):
+    """Dropout that draws eight decisions from one random number on a CPU, where drawing is what dropout costs.
+
+    The probability is rounded to a multiple of 1/256 there; the scale makes up for exactly the rounded one.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape; entries are zero with the probability, the others are scaled up."""
+        level = round(256 * self.probability)
+        if not self.training or level == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.probability, True)
+        draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        keep = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= level
+        return x * keep.to(x.dtype).mul_(256 / (256 - level))
+
+
 class Attention(nn.Module):
     """Multi-head attention with the projections exposed, so that keys and values can be computed once and kept."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout = heads, Dropout(dropout)
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
@@ -29,7 +51,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, source: KeyValue, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """``[B, Q, d]`` attends to ``source``; ``mask`` is True where it may look, broadcastable to [B, heads, Q, S]."""
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.dropout.probability if self.training else 0.0
         out = F.scaled_dot_product_attention(
             self._split(self.query(x)), *source, attn_mask=mask, dropout_p=dropout, is_causal=causal
         )
@@ -46,7 +68,7 @@ class Attention(nn.Module):
             return self.out(values.flatten(2)), (keys, values)
         query = self.query(x).view(shape)
         weights = ((query * keys).sum(-1) * shape[-1] ** -0.5).softmax(dim=2)
-        weights = F.dropout(weights, self.dropout, self.training)
+        weights = self.dropout(weights)
         return self.out((weights.unsqueeze(-1) * values).sum(2).flatten(2)), (keys, values)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -57,7 +79,7 @@ class FeedForward(nn.Sequential):
     """Two linear maps with GELU between, width to ``inner`` and back."""
 
     def __init__(self, width: int, inner: int, dropout: float) -> None:
-        super().__init__(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width), nn.Dropout(dropout))
+        super().__init__(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width), Dropout(dropout))
 
 
 class EncoderLayer(nn.Module):
@@ -68,7 +90,7 @@ class EncoderLayer(nn.Module):
         self.attention = Attention(width, heads, attention_dropout)
         self.feed_forward = FeedForward(width, inner, dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """``[B, S, d]`` to the same; see `Attention` for the mask."""
@@ -86,7 +108,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention = Attention(width, heads, attention_dropout)
         self.feed_forward = FeedForward(width, inner, dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, x: Tensor, past: StepCache | None, history: KeyValue, mask: Tensor | None, causal: bool

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_reg4rec.model.history import History, TokenTable
-from recbole_reg4rec.model.layers import DecoderLayer, KeyValue, StepCache
+from recbole_reg4rec.model.layers import DecoderLayer, Dropout, KeyValue, StepCache
 
 
 class Reasoner(nn.Module):
@@ -34,7 +34,7 @@ class Reasoner(nn.Module):
         self.table, self.start_from_history = table, start_from_history
         self.begin = nn.Parameter(torch.randn(width) * width**-0.5)
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             DecoderLayer(width, heads, inner, dropout, attention_dropout) for _ in range(layers)
         )

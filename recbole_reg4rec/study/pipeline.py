@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 from recbole.data.utils import data_preparation
 from recbole.utils import init_logger, init_seed
 
@@ -65,7 +68,19 @@ def configure(
         UserError: unknown model or setting, or a value that is not allowed.
     """
     model_class = find_model(model) if isinstance(model, str) else model
-    return Reg4RecConfig(model_class, dataset, config_file_list, config_dict, command_line)
+    config = Reg4RecConfig(model_class, dataset, config_file_list, config_dict, command_line)
+    _check_heads(config)
+    return config
+
+
+def _check_heads(config: Any) -> None:
+    """Attention splits the width into heads of equal size; torch would say so in its own words, and late."""
+    width, heads = config["hidden_size"], config["n_heads"]
+    if width is not None and heads is not None and int(width) % int(heads):
+        raise UserError(
+            f"setting hidden_size is {width}, which n_heads ({heads}) does not divide; "
+            "make hidden_size a multiple of n_heads"
+        )
 
 
 def start_logging(config: Any) -> None:
@@ -86,11 +101,26 @@ def prepare_data(config: Any) -> PreparedData:
     if saved.exists():
         raise UserError(f"file {saved} is a pickled data loader, which is never read; delete it or set checkpoint_dir")
     init_seed(config["seed"], config["reproducibility"])
-    dataset = OrderedDataset(config)
-    train, valid, test = data_preparation(config, dataset)
+    with warnings.catch_warnings():
+        # RecBole says what pandas 3 would do differently, which `versions` refuses.
+        warnings.simplefilter("ignore", FutureWarning)
+        dataset = OrderedDataset(config)
+        train, valid, test = data_preparation(config, dataset)
     if getattr(config.model_class, "whole_sequence", False):
         train = WholeSequenceLoader(config, train._dataset)
     return PreparedData(dataset, train, valid if len(valid._dataset) else None, test)
+
+
+def data_fingerprint(data: PreparedData, tokens: Tokenized | None) -> str:
+    """Sixteen hexadecimal digits that name the log of interactions, in order and by names, and the items' codes."""
+    dataset = data.train._dataset
+    digest = hashlib.sha256()
+    for field in (dataset.uid_field, dataset.iid_field):
+        digest.update("\n".join(map(str, dataset.field2id_token[field])).encode())
+        digest.update(np.ascontiguousarray(dataset.log[field].numpy()).tobytes())
+    if tokens is not None:
+        digest.update(np.ascontiguousarray(tokens.codes.codes).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def tokenize_data(config: Any, data: PreparedData) -> Tokenized:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from logging import getLogger
 from pathlib import Path
 from time import perf_counter
@@ -10,7 +11,14 @@ from typing import Any
 from recbole.utils import set_color
 
 from recbole_reg4rec.config import resolved_settings
-from recbole_reg4rec.study.pipeline import build_model, configure, prepare_data, start_logging, tokenize_data
+from recbole_reg4rec.study.pipeline import (
+    build_model,
+    configure,
+    data_fingerprint,
+    prepare_data,
+    start_logging,
+    tokenize_data,
+)
 from recbole_reg4rec.study.record import check_results_dir, peak_gpu_memory_mb, peak_memory_mb, write_record
 from recbole_reg4rec.study.report import result_table, tokenizer_table
 from recbole_reg4rec.trainer.checkpoint import settings_hash
@@ -45,8 +53,8 @@ def run(
         UserError: any mistake that the user can mend.
     """
     begin = perf_counter()
-    runs = check_results_dir(Path(results_dir))
     config = configure(model, dataset, config_file_list, config_dict, command_line)
+    runs = check_results_dir(Path(results_dir))
     settings = resolved_settings(config)
     name = f"{config['model']}-{dataset}-seed{config['seed']}-{settings_hash(settings)}"
     best = Path(checkpoint) if checkpoint else Path(config["checkpoint_dir"]) / name / "best.pth"
@@ -69,12 +77,14 @@ def run(
         logger.info("%s\n%s", set_color("tokenizer", "pink"), tokenizer_table(tokens.codes.report))
     recommender = build_model(config, data, tokens)
     logger.info(recommender)
-    trainer = SequenceTrainer(config, recommender, settings, best, last)
-    if resume and last.is_file():
-        trainer.resume_checkpoint(last)
-    elif resume:
-        logger.info("nothing to resume: %s does not exist; starting from the beginning", last)
-    trainer.fit(data.train, data.valid, show_progress=bool(config["show_progress"]))
+    trainer = SequenceTrainer(config, recommender, settings, best, last, data_fingerprint(data, tokens))
+    # RecBole leaves the writer open, with a thread that writes to a relative path minutes later.
+    with closing(trainer.tensorboard):
+        if resume and last.is_file():
+            trainer.resume_checkpoint(last)
+        elif resume:
+            logger.info("nothing to resume: %s does not exist; starting from the beginning", last)
+        trainer.fit(data.train, data.valid, show_progress=bool(config["show_progress"]))
     evaluate_begin = perf_counter()
     show = bool(config["show_progress"])
     valid = trainer.evaluate(data.valid, show_progress=show) if data.valid else {}

@@ -28,34 +28,51 @@ def peak_gpu_memory_mb() -> float:
     return round(torch.cuda.max_memory_allocated() / 2**20, 1) if torch.cuda.is_available() else 0.0
 
 
-def check_results_dir(results_dir: Path) -> Path:
-    """Makes ``results_dir/runs`` and proves that it can be written, before hours are spent.
+def check_results_dir(results_dir: Path, room: str = "runs") -> Path:
+    """Makes ``results_dir/room`` and proves that it can be written, before hours are spent.
 
     Raises:
         UserError: it cannot.
     """
-    runs = results_dir / "runs"
+    folder = results_dir / room
     try:
-        runs.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=runs):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"results folder {runs} cannot be written ({error.strerror}); set --results_dir") from error
-    return runs
+        raise unwritable(folder, error) from error
+    return folder
 
 
 def write_record(runs: Path, name: str, record: dict[str, Any]) -> Path:
-    """Writes the record whole or not at all, under a name that no earlier run has; numbers that are not finite are null."""
+    """Writes the record whole or not at all, under a name that no earlier run has; numbers not finite become null.
+
+    Raises:
+        UserError: the folder cannot be written any more.
+    """
     text = json.dumps(_plain(record), indent=1, sort_keys=False, ensure_ascii=False, allow_nan=False)
     stem = f"{name}-{strftime('%Y%m%d-%H%M%S', localtime())}"
     path, number = runs / f"{stem}.json", 1
     while path.exists():
         number += 1
         path = runs / f"{stem}-{number}.json"
-    with tempfile.NamedTemporaryFile("w", dir=runs, suffix=".part", delete=False, encoding="utf-8") as file:
-        file.write(text + "\n")
-    os.replace(file.name, path)
+    part = ""
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=runs, suffix=".part", delete=False, encoding="utf-8") as file:
+            part = file.name
+            file.write(text + "\n")
+        os.replace(part, path)
+    except OSError as error:
+        raise unwritable(runs, error) from error
+    finally:
+        if part and os.path.exists(part):
+            os.unlink(part)
     return path
+
+
+def unwritable(folder: Path, error: OSError) -> UserError:
+    """What to tell the user about a results folder that refuses a file."""
+    return UserError(f"results folder {folder} cannot be written ({error.strerror}); set --results_dir")
 
 
 def _plain(value: Any) -> Any:

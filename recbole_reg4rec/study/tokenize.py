@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.study.pipeline import Tokenized, configure, prepare_data, start_logging, tokenize_data
+from recbole_reg4rec.study.record import check_results_dir, unwritable
 from recbole_reg4rec.study.report import tokenizer_table
 
 
@@ -26,10 +26,11 @@ def tokenize(
         UserError: any mistake that the user can mend.
     """
     config = configure(model, dataset, config_file_list, None, command_line)
+    folder = check_results_dir(Path(results_dir), "tokenizer")
     start_logging(config)
     data = prepare_data(config)
     tokens = tokenize_data(config, data)
-    path = Path(results_dir) / "tokenizer" / f"{dataset}.csv"
+    path = folder / f"{dataset}.csv"
     _write(path, tokens, data.dataset.field2id_token[data.dataset.iid_field])
     print(tokenizer_table(tokens.codes.report))
     source = "cache" if tokens.codes.cached else "fit"
@@ -39,14 +40,18 @@ def tokenize(
 
 def _write(path: Path, tokens: Tokenized, names: Any) -> None:
     codes, members = tokens.codes.codes, tokens.categories.members
+    part = ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, newline="", encoding="utf-8") as file:
+            part = file.name
             writer = csv.writer(file)
             writer.writerow(["item_id", *(f"token_{book}" for book in range(codes.shape[1])), "categories"])
             for item in range(1, len(codes)):
                 categories = " ".join(tokens.categories.names[c] for c in members[item] if c > 0)
                 writer.writerow([names[item], *codes[item].tolist(), categories])
-        os.replace(file.name, path)
+        os.replace(part, path)
     except OSError as error:
-        raise UserError(f"results folder {path.parent} cannot be written ({error.strerror}); set --results_dir") from error
+        raise unwritable(path.parent, error) from error
+    finally:
+        if part and os.path.exists(part):
+            os.unlink(part)

@@ -28,6 +28,7 @@ class TokenizerSettings:
     epochs: int
     batch_size: int
     learning_rate: float
+    expert_rate: float
     commitment: float
     orthogonality: float
     route: bool
@@ -35,9 +36,12 @@ class TokenizerSettings:
 
 
 def default_codewords(items: int) -> int:
-    """The value of ``codebook_size: auto`` (our choice): the power of two next to ``2 sqrt(items)``, 8 to 4096."""
+    """The value of ``codebook_size: auto`` (our choice): the power of two next to ``2 sqrt(items)``, 8 to 4096.
+
+    With fewer than 8 items it is their number.
+    """
     target = 2.0 * max(items, 1) ** 0.5
-    return int(min(4096, max(8, 2 ** round(np.log2(target)))))
+    return int(min(4096, max(8, 2 ** round(np.log2(target))), max(items, 2)))
 
 
 def fit_mpq(features: np.ndarray, known: np.ndarray, settings: TokenizerSettings, show_progress: bool = False) -> MPQ:
@@ -60,15 +64,20 @@ def fit_mpq(features: np.ndarray, known: np.ndarray, settings: TokenizerSettings
         )
     # A generator of its own keeps the codes independent of whatever was drawn before.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        torch.default_generator.manual_seed(settings.seed)  # torch.manual_seed would also seed the GPUs
         data = torch.from_numpy(np.ascontiguousarray(rows))
-        # Unit variance over all entries, so that loss weights mean the same on every data set.
         model = MPQ(
-            rows.shape[1], settings.codebooks, settings.codewords, settings.hidden, settings.dim, settings.route
+            principal_axes(data), settings.codebooks, settings.codewords, settings.hidden, settings.dim, settings.route
         )
         _start_codebooks(model, data, settings)
         _train(model, data, settings, show_progress)
     return model.eval()
+
+
+def principal_axes(data: Tensor) -> Tensor:
+    """Eigenvectors of the covariance of ``[N, F]``, float32 ``[F, F]``, one a column, the largest eigenvalue first."""
+    centred = (data - data.mean(0)).double()
+    return torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1).float()
 
 
 @torch.no_grad()
@@ -84,7 +93,15 @@ def _start_codebooks(model: MPQ, data: Tensor, settings: TokenizerSettings) -> N
 
 
 def _train(model: MPQ, data: Tensor, settings: TokenizerSettings, show_progress: bool) -> None:
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    experts = [model.first, model.first_bias, model.second, model.second_bias, model.skip]
+    slow = {id(weight) for weight in experts}
+    others = [weight for weight in model.parameters() if id(weight) not in slow]
+    # Experts that move as fast as their codebooks drift towards the same view of the items.
+    rates = [
+        {"params": others, "lr": settings.learning_rate},
+        {"params": experts, "lr": settings.learning_rate * settings.expert_rate},
+    ]
+    optimizer = torch.optim.Adam(rates)
     batches = -(-len(data) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, settings.epochs * batches))
     bar = tqdm(range(settings.epochs), desc="Tokenizer (MPQ)", unit="epoch", disable=not show_progress, ncols=100)
@@ -104,7 +121,7 @@ def _train(model: MPQ, data: Tensor, settings: TokenizerSettings, show_progress:
             optimizer.step()
             schedule.step()
             used.scatter_(1, out.codes.T, True)
-            total += float(out.reconstruction_loss) * len(rows)
+            total += float(out.reconstruction_loss.detach()) * len(rows)
         # The last tenth only settles what is there.
         if epoch < 0.9 * settings.epochs:
             _restart_dead(model, data, used)

@@ -28,7 +28,7 @@ class MPQ(nn.Module):
     """Parallel quantiser of item features.
 
     Args:
-        features: width ``F`` of an item's feature vector.
+        axes: principal axes of the items' features, float32 ``[F, F]``, one a column, the strongest first.
         codebooks: number of experts and codebooks ``M``.
         codewords: codewords a codebook ``K``.
         hidden: width of the experts' hidden layer.
@@ -36,22 +36,29 @@ class MPQ(nn.Module):
         route: use the learned gate; False mixes all experts equally (ablation).
     """
 
-    def __init__(self, features: int, codebooks: int, codewords: int, hidden: int, dim: int, route: bool = True) -> None:
+    def __init__(
+        self, axes: Tensor, codebooks: int, codewords: int, hidden: int, dim: int, route: bool = True
+    ) -> None:
         super().__init__()
+        features = len(axes)
         self.codebooks, self.codewords, self.dim, self.route = codebooks, codewords, dim, route
         # All experts in one batched product: weights [M, in, out].
         self.first = nn.Parameter(torch.randn(codebooks, features, hidden) / features**0.5)
         self.first_bias = nn.Parameter(torch.zeros(codebooks, 1, hidden))
-        self.second = nn.Parameter(torch.randn(codebooks, hidden, dim) / hidden**0.5)
+        self.second = nn.Parameter(0.1 * torch.randn(codebooks, hidden, dim) / hidden**0.5)
         self.second_bias = nn.Parameter(torch.zeros(codebooks, 1, dim))
+        # Each expert starts on principal axes of its own, so that no two start with the same view of the items.
+        self.skip = nn.Parameter(_slices(axes, codebooks, dim))
         self.codewords_table = nn.Parameter(F.normalize(torch.randn(codebooks, codewords, dim), dim=-1))
         self.router = nn.Linear(features, codebooks)
+        self.linear_decoder = nn.Linear(dim, features)
         self.decoder = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, features))
 
     def encode(self, features: Tensor) -> Tensor:
         """Experts' outputs on the unit sphere: float32 ``[B, F]`` to ``[M, B, d_z]``."""
         hidden = F.gelu(torch.matmul(features, self.first) + self.first_bias)
-        return F.normalize(torch.matmul(hidden, self.second) + self.second_bias, dim=-1)
+        out = torch.matmul(hidden, self.second) + self.second_bias + torch.matmul(features, self.skip)
+        return F.normalize(out, dim=-1)
 
     def codebook(self) -> Tensor:
         """Codewords on the unit sphere, float32 ``[M, K, d_z]``."""
@@ -88,7 +95,7 @@ class MPQ(nn.Module):
 
     def orthogonality(self) -> Tensor:
         """``||V V^T - I||_F^2`` over the experts' flattened, L2-normalised weights; scalar, 0 when orthogonal."""
-        flat = torch.cat([self.first.flatten(1), self.second.flatten(1)], dim=1)
+        flat = torch.cat([self.first.flatten(1), self.second.flatten(1), self.skip.flatten(1)], dim=1)
         flat = F.normalize(flat, dim=1)
         identity = torch.eye(self.codebooks, dtype=flat.dtype, device=flat.device)
         return (flat @ flat.T - identity).square().sum()
@@ -100,4 +107,15 @@ class MPQ(nn.Module):
 
     def _mix(self, features: Tensor, words: Tensor) -> Tensor:
         mixture = torch.einsum("bm,mbd->bd", self.gate(features), words)
-        return self.decoder(mixture)
+        return self.linear_decoder(mixture) + self.decoder(mixture)
+
+
+def _slices(axes: Tensor, codebooks: int, dim: int) -> Tensor:
+    """Maps ``[M, F, d_z]`` that deal the principal axes out to the experts in turn."""
+    features = len(axes)
+    spread, _ = torch.linalg.qr(torch.randn(max(features, dim), max(features, dim)))
+    maps = torch.zeros(codebooks, features, dim)
+    for book in range(codebooks):
+        dealt = torch.arange(book, features, codebooks)
+        maps[book] = axes[:, dealt] @ spread[dealt, :dim]
+    return maps

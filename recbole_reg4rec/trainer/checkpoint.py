@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import random
 import tempfile
 import zipfile
@@ -21,14 +20,15 @@ from recbole_reg4rec.errors import UserError
 FORMAT = "recbole_reg4rec checkpoint 1"
 
 # Settings that may differ between writing and reading: they change where and how long, not what is computed.
-_FREE = frozenset(
-    """
-    checkpoint_dir data_path device dataset_save_path dataloaders_save_path epochs stopping_step eval_batch_size gpu_id
-    use_gpu log_wandb wandb_project show_progress state config_file config_files save_dataset save_dataloaders worker
-    metric_decimal_place loss_decimal_place tokenizer_cache single_spec local_rank metrics topk mask_history
-    decoding_order beam_width beam_branch
-    """.split()
-)
+# fmt: off
+_FREE = frozenset({
+    "checkpoint_dir", "data_path", "device", "dataset_save_path", "dataloaders_save_path", "epochs",
+    "stopping_step", "eval_batch_size", "gpu_id", "use_gpu", "log_wandb", "wandb_project", "show_progress",
+    "state", "config_file", "config_files", "save_dataset", "save_dataloaders", "worker", "metric_decimal_place",
+    "loss_decimal_place", "tokenizer_cache", "single_spec", "local_rank", "metrics", "topk", "mask_history",
+    "decoding_order", "beam_width", "beam_branch",
+})
+# fmt: on
 
 
 def binding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +49,13 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            str(name),
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "python": [version, list(internal), gauss],
     }
 
@@ -63,6 +69,22 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
+
+
+def check_checkpoint_path(path: Path) -> None:
+    """Makes the folder of a checkpoint and proves that it can be written, before hours are spent.
+
+    Raises:
+        UserError: it cannot, or the path is a folder.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if path.is_dir():
+        raise UserError(f"checkpoint {path} is a folder; name a file in it by --checkpoint")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -79,13 +101,19 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             torch.save({"format": FORMAT, **state}, file)
         os.replace(part, path)
     except OSError as error:
-        raise UserError(f"checkpoint {path} cannot be written ({error.strerror}); set checkpoint_dir or --checkpoint") from error
+        raise _unwritable(path, error) from error
     finally:
         if part and os.path.exists(part):
             os.unlink(part)
 
 
-def load_checkpoint(path: Path, model: str, settings: Mapping[str, Any], device: torch.device | str = "cpu") -> dict[str, Any]:
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"checkpoint {path} cannot be written ({error.strerror}); set checkpoint_dir or --checkpoint")
+
+
+def load_checkpoint(
+    path: Path, model: str, settings: Mapping[str, Any], device: torch.device | str = "cpu"
+) -> dict[str, Any]:
     """Reads a checkpoint and checks that it belongs to this model and configuration.
 
     Raises:
@@ -94,23 +122,31 @@ def load_checkpoint(path: Path, model: str, settings: Mapping[str, Any], device:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train first, or give another file with --checkpoint")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch does not look at the checksums that it writes
+                raise zipfile.BadZipFile
         state = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except Exception as error:  # damaged bytes can raise anything there, IndexError and TypeError among them
         raise UserError(
             f"checkpoint {path} cannot be read as one of this package: the file is damaged or was written by another "
             "program; delete it or give another file with --checkpoint"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise UserError(f"checkpoint {path} has format {found!r}, but '{FORMAT}' is needed; give another file with --checkpoint")
+        raise UserError(
+            f"checkpoint {path} has format {found!r}, but {FORMAT!r} is needed; give another file with --checkpoint"
+        )
     if state["model"] != model:
-        raise UserError(f"checkpoint {path} holds a {state['model']}, but this run is a {model}; give a fitting --checkpoint")
+        raise UserError(
+            f"checkpoint {path} holds a {state['model']}, but this run is a {model}; give a fitting --checkpoint"
+        )
     here = json.loads(json.dumps(binding_settings(settings), default=str))
     there = json.loads(json.dumps(binding_settings(state["settings"]), default=str))
     for name in sorted(here.keys() | there.keys()):
-        if here.get(name) != there.get(name):
+        now, then = here.get(name), there.get(name)
+        if now != then:
             raise UserError(
-                f"checkpoint {path} was trained with {name}={there.get(name)}, but this run has {name}={here.get(name)}; "
+                f"checkpoint {path} was trained with {name}={then}, but this run has {name}={now}; "
                 "use the same settings or another --checkpoint"
             )
     return state

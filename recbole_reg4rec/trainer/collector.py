@@ -41,19 +41,44 @@ class RankCollector(Collector):
         setattr(self.register, "rec.topk", False)
         self._ranks: list[Tensor] = []
 
-    def eval_batch_collect(self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor) -> None:
-        """Adds a batch: scores ``[B, items + 1]`` and exactly one positive item a row."""
+    def eval_batch_collect(
+        self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
+    ) -> None:
+        """Adds a batch: scores ``[B, items + 1]`` and exactly one positive item a row.
+
+        Raises:
+            UserError: a score is NaN, or lists of items are asked for that are longer than the catalogue.
+        """
+        depth, items = max(self.topk), scores_tensor.shape[-1] - 1
+        if self.register.need("rec.items") and depth > items:
+            raise UserError(
+                f"setting topk asks for the {depth} best items, but there are {items}; for metrics of whole lists, "
+                "such as ItemCoverage, topk must not exceed the catalogue"
+            )
         super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
         if not self._wants_topk:
             return
-        depth = max(self.topk)
-        ranks = target_ranks(scores_tensor, positive_i.to(scores_tensor.device)).cpu()
+        targets = positive_i.to(scores_tensor.device)
+        ranks = target_ranks(scores_tensor, targets).cpu()
         hits = torch.zeros(len(ranks), depth + 1, dtype=torch.int)
-        found = ranks < depth
+        # Depths beyond the catalogue reach even an excluded target, which must not count.
+        found = (ranks < depth) & ~scores_tensor.gather(1, targets.unsqueeze(1)).squeeze(1).isneginf().cpu()
         hits[found, ranks[found]] = 1
         hits[:, depth] = 1
         self.data_struct.update_tensor("rec.topk", hits)
         self._ranks.append(ranks)
+
+    def get_data_struct(self) -> Any:
+        """What has been collected; RecBole's own fails on the counts that are no tensors (``data.num_items``, ...)."""
+        known = self.data_struct._data_dict
+        counts = {name: value for name, value in known.items() if not isinstance(value, Tensor)}
+        for name in counts:
+            del self.data_struct[name]
+        collected = super().get_data_struct()
+        for name, value in counts.items():
+            self.data_struct.set(name, value)
+            collected.set(name, value)
+        return collected
 
     def take_ranks(self) -> Tensor:
         """The ranks collected since the last call, in the order of the evaluated rows, int64 ``[users]``."""

@@ -18,7 +18,13 @@ from tqdm import tqdm
 
 from recbole_reg4rec.data.sequences import WholeSequenceLoader
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.trainer.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from recbole_reg4rec.trainer.checkpoint import (
+    check_checkpoint_path,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
 from recbole_reg4rec.trainer.collector import RankCollector
 from recbole_reg4rec.trainer.schedule import rate_factor
 
@@ -32,18 +38,37 @@ class SequenceTrainer(Trainer):
         settings: all settings as plain data, kept in checkpoints.
         best_file: where the best model goes.
         last_file: where the state after each epoch goes.
+        fingerprint: of the data and the codes; a checkpoint of other data is refused.
 
     Attributes:
         epochs_log: one dictionary an epoch: loss, seconds, and validation metrics.
         train_seconds, trained_targets: totals over all epochs, resumed ones included.
     """
 
-    def __init__(self, config: Any, model: Any, settings: dict[str, Any], best_file: Path, last_file: Path) -> None:
+    # RecBole gives these no type.
+    best_valid_score: float
+    best_valid_result: dict[str, float] | None
+    cur_step: int
+
+    def __init__(
+        self,
+        config: Any,
+        model: Any,
+        settings: dict[str, Any],
+        best_file: Path,
+        last_file: Path,
+        fingerprint: str = "",
+    ) -> None:
         try:
             super().__init__(config, model)
         except OSError as error:
-            raise UserError(f"folder {error.filename} cannot be written ({error.strerror}); set checkpoint_dir") from error
+            raise UserError(
+                f"folder {error.filename} cannot be written ({error.strerror}); set checkpoint_dir, or start elsewhere"
+            ) from error
+        check_checkpoint_path(best_file)
+        check_checkpoint_path(last_file)
         self.settings, self.best_file, self.last_file = settings, best_file, last_file
+        self.fingerprint = fingerprint
         self.saved_model_file = str(best_file)
         self.eval_collector = RankCollector(config)
         self.epochs_log: list[dict[str, Any]] = []
@@ -76,6 +101,7 @@ class SequenceTrainer(Trainer):
             best validation score and all validation metrics at that epoch.
         """
         self.eval_collector.data_collect(train_data)
+        validates = bool(valid_data) and self.eval_step > 0
         for epoch in range(self.start_epoch, self.epochs):
             if self.finished:
                 break
@@ -90,16 +116,19 @@ class SequenceTrainer(Trainer):
                 self.logger.info(self._generate_train_loss_output(epoch, begin, begin + seconds, losses))
             self._add_train_loss_to_tensorboard(epoch, losses)
             improved = True
-            if valid_data and (epoch + 1) % self.eval_step == 0:
+            if validates and (epoch + 1) % self.eval_step == 0:
                 improved = self._validate(epoch, valid_data, entry, verbose, show_progress)
             self.epochs_log.append(entry)
             self.finished = self.finished or epoch + 1 == self.epochs
             if saved:
-                if improved and (entry.get("valid") or not valid_data):
+                if improved and ("valid" in entry or not validates):
                     self._save(self.best_file, epoch)
                 self._save(self.last_file, epoch)
             if callback_fn and "valid" in entry:
                 callback_fn(epoch, entry["valid_score"])
+        if saved and not self.epochs_log:
+            # Nothing to train (epochs: 0): the best model is the initial one, not what an earlier run has left here.
+            self._save(self.best_file, -1)
         return self.best_valid_score, self.best_valid_result
 
     def _validate(self, epoch: int, valid_data: Any, entry: dict[str, Any], verbose: bool, show_progress: bool) -> bool:
@@ -188,6 +217,7 @@ class SequenceTrainer(Trainer):
         state = {
             "model": self.config["model"],
             "dataset": self.config["dataset"],
+            "fingerprint": self.fingerprint,
             "settings": self.settings,
             "epoch": epoch,
             "finished": self.finished,
@@ -213,7 +243,9 @@ class SequenceTrainer(Trainer):
         """
         state = self._read(Path(resume_file))
         if "optimizer" not in state:
-            raise UserError(f"checkpoint {resume_file} holds the best model only; resume from the '.last' file beside it")
+            raise UserError(
+                f"checkpoint {resume_file} holds the best model only; resume from the '.last' file beside it"
+            )
         self.start_epoch, self.finished = state["epoch"] + 1, state["finished"] and state["epoch"] + 1 >= self.epochs
         stopped_early = state["cur_step"] > self.stopping_step
         self.finished = self.finished or stopped_early
@@ -224,14 +256,25 @@ class SequenceTrainer(Trainer):
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
+        planned = state["settings"].get("epochs")
+        if planned != self.epochs and self.config["learning_rate_schedule"] not in (None, "constant"):
+            self.logger.warning(
+                f"epochs was {planned} and is {self.epochs} now: learning_rate_schedule follows the new number from "
+                "here on, so the result is not that of an uninterrupted run"
+            )
         self.logger.info(f"Resuming behind epoch {state['epoch']} of {resume_file}")
 
     def _read(self, path: Path) -> dict[str, Any]:
         state = load_checkpoint(path, self.config["model"], self.settings, self.device)
+        if state["fingerprint"] != self.fingerprint:
+            raise UserError(
+                f"checkpoint {path} was trained on other data than those that {state['dataset']} holds now; "
+                "train again without --resume, or give another --checkpoint"
+            )
         try:
             self.model.load_state_dict(state["state_dict"])
         except RuntimeError as error:
-            raise UserError(f"checkpoint {path} does not fit the data set's catalogue or the model's sizes: {error}") from error
+            raise UserError(f"checkpoint {path} does not fit the data set's catalogue or the model's sizes") from error
         self.model.load_other_parameter(state["other_parameter"])
         return state
 

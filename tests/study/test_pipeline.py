@@ -1,0 +1,75 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_reg4rec.data.sequences import WholeSequenceLoader
+from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.study.pipeline import build_model, configure, data_fingerprint, prepare_data, tokenize_data
+
+
+@pytest.mark.parametrize("model", ["REG4Rec", "SASRecWhole", "SASRec"])
+def test_heads_that_do_not_divide_the_width_are_told_at_once(toy, model):
+    with pytest.raises(UserError, match="hidden_size.*15.*n_heads.*2"):
+        configure(model, "toy", config_dict=toy.settings(model, hidden_size=15))
+
+
+def test_loaders_fit_the_model(toy):
+    whole = prepare_data(configure("REG4Rec", "toy", config_dict=toy.settings()))
+    stock = prepare_data(configure("SASRec", "toy", config_dict=toy.settings("SASRec")))
+    assert isinstance(whole.train, WholeSequenceLoader) and not isinstance(stock.train, WholeSequenceLoader)
+    assert whole.train.targets == len(stock.train._dataset), "the same targets either way"
+    assert len(whole.valid._dataset) == len(whole.test._dataset) == 60
+
+
+def test_a_part_without_rows_is_none(toy):
+    arguments = {"split": {"LS": "test_only"}, "order": "TO", "mode": "full"}
+    data = prepare_data(configure("REG4Rec", "toy", config_dict=toy.settings(eval_args=arguments)))
+    assert data.valid is None and len(data.test._dataset) == 60
+
+
+def test_reading_says_nothing_about_pandas(toy):
+    config = configure("REG4Rec", "toy", config_dict=toy.settings())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        prepare_data(config)
+
+
+def test_a_pickled_loader_in_the_way_is_refused_not_read(toy):
+    config = configure("REG4Rec", "toy", config_dict=toy.settings())
+    toy.saved.mkdir(exist_ok=True)
+    (toy.saved / "toy-for-REG4Rec-dataloader.pth").write_bytes(b"pickle")
+    with pytest.raises(UserError, match="dataloader.pth"):
+        prepare_data(config)
+
+
+def test_weights_follow_from_the_seed_alone(toy):
+    def build(seed):
+        config = configure("REG4Rec", "toy", config_dict=toy.settings(seed=seed))
+        data = prepare_data(config)
+        tokens = tokenize_data(config, data)
+        torch.rand(int(torch.randint(1, 9, ())))
+        np.random.rand(3)
+        return torch.cat([p.detach().flatten() for p in build_model(config, data, tokens).parameters()])
+
+    first, again, other = build(1), build(1), build(2)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_the_fingerprint_names_order_names_and_codes(toy):
+    def fingerprint(rows, tokenized=False, **settings):
+        toy.write(rows)
+        config = configure("REG4Rec", "toy", config_dict=toy.settings(**settings))
+        data = prepare_data(config)
+        return data_fingerprint(data, tokenize_data(config, data) if tokenized else None)
+
+    rows = toy.noisy_rows()
+    base = fingerprint(rows)
+    assert fingerprint(rows) == fingerprint(rows[::-1]) == base, "lines of different times may stand in any order"
+    assert fingerprint([(f"x{u}", i, t) for u, i, t in rows]) != base
+    assert fingerprint(rows[:-1]) != base
+    (u, i, t), (_, j, s) = rows[:2]
+    assert fingerprint([(u, j, t), (u, i, s), *rows[2:]]) != base
+    coded = fingerprint(rows, tokenized=True)
+    assert coded != base and fingerprint(rows, tokenized=True, mpq_epochs=0, codebooks=2) != coded

@@ -1,0 +1,36 @@
+import pytest
+from recbole.model.sequential_recommender import SASRec
+
+from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.study.registry import find_model, recbole_models
+
+
+def test_ours_come_first_then_recboles():
+    assert find_model("REG4Rec").__module__ == "recbole_reg4rec.model.reg4rec"
+    assert find_model("SASRecWhole").__mro__[1] is SASRec
+    assert find_model("SASRec") is SASRec
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("SASREC", "SASRec"), ("sasrec", "SASRec"), ("GRU4", "GRU4Rec"), ("Reg4Rec", "REG4Rec"), ("Bert4Rec", "BERT4Rec")],
+)
+def test_an_unknown_name_gets_the_nearest(name, nearest):
+    with pytest.raises(UserError, match=f"--model={name}.*did you mean.*{nearest}"):
+        find_model(name)
+
+
+def test_a_name_near_nothing_gets_the_list():
+    with pytest.raises(UserError, match="known are .*GRU4Rec.*REG4Rec.*SASRec"):
+        find_model("qqqqqq")
+
+
+@pytest.mark.parametrize("name", ["BPR", "torch", "SequentialRecommender", "__doc__", "sasrecwhole ", ""])
+def test_what_is_no_sequential_model_is_refused(name):
+    with pytest.raises(UserError):
+        find_model(name)
+
+
+def test_all_modules_of_recbole_are_listed():
+    names = recbole_models()
+    assert names == sorted(names) and {"sasrec", "gru4rec", "bert4rec", "fpmc"} <= set(names)
