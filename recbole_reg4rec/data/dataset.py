@@ -305,6 +305,10 @@ class OrderedDataset(SequentialDataset):
             rows = self._with_histories(rows)
         return self.join(rows) if join else rows
 
+    def with_histories(self) -> OrderedDataset:
+        """A copy whose `inter_feat` holds the histories of all rows at once, as RecBole's own class would."""
+        return self.copy(self._with_histories(self.inter_feat))
+
     def _with_histories(self, rows: Interaction) -> Interaction:
         length = rows[self.item_list_length_field]
         offsets = torch.arange(self.max_item_list_len)

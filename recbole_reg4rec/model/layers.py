@@ -50,7 +50,7 @@ class Attention(nn.Module):
         return self._split(keys), self._split(values)
 
     def forward(self, x: Tensor, source: KeyValue, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """``[B, Q, d]`` attends to ``source``; ``mask`` is True where it may look, broadcastable to [B, heads, Q, S]."""
+        """``[B, Q, d]`` attends to ``source``; ``mask``, like ``[B, heads, Q, S]``, is True where it may look."""
         dropout = self.dropout.probability if self.training else 0.0
         out = F.scaled_dot_product_attention(
             self._split(self.query(x)), *source, attn_mask=mask, dropout_p=dropout, is_causal=causal

@@ -44,7 +44,11 @@ class Reasoner(nn.Module):
 
     def session(self, history: History, queries: Tensor, mask: Tensor | None, causal: bool) -> ReasoningSession:
         """Starts paths at ``queries`` ``[B, Q, d]``, the states they reason from; see `Attention` for the mask."""
-        sources = [layer.cross_attention.keys_values(history.states) for layer in self.layers]
+        sources = [
+            layer.cross_attention.keys_values(history.states)
+            for layer in self.layers
+            if isinstance(layer, DecoderLayer)
+        ]
         return ReasoningSession(self, sources, queries, mask, causal)
 
     def token_logits(self, hidden: Tensor) -> Tensor:

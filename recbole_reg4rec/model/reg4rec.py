@@ -39,7 +39,7 @@ class REG4Rec(SequentialRecommender):
         super().__init__(config, dataset)
         codes = torch.from_numpy(tokens.codes)
         layers, width = int(config["n_layers"]), int(config["hidden_size"])
-        shape = {
+        shape: dict[str, Any] = {
             "width": width,
             "heads": int(config["n_heads"]),
             "inner": int(config["inner_size"]),

@@ -23,7 +23,7 @@ class SASRecWhole(SASRec):
     def __init__(self, config, dataset) -> None:  # type: ignore[no-untyped-def]
         super().__init__(config, dataset)
         if self.loss_type != "CE":
-            raise UserError(f"setting loss_type is '{self.loss_type}', but SASRecWhole trains with CE; set loss_type: CE")
+            raise UserError(f"setting loss_type is '{self.loss_type}', but SASRecWhole needs CE; set loss_type: CE")
 
     def encode(self, items: Tensor) -> Tensor:
         """States behind every item: int64 ``[B, T]`` to ``[B, T, d]``."""

@@ -21,7 +21,7 @@ from recbole_reg4rec.data.features import build_item_features
 from recbole_reg4rec.data.sequences import WholeSequenceLoader, training_sequences
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.tokens import ItemTokens
-from recbole_reg4rec.study.registry import find_model
+from recbole_reg4rec.study.registry import READS_ALL_HISTORIES, find_model
 from recbole_reg4rec.tokenizer.codes import ItemCodes, tokenize_items, tokenizer_settings
 
 
@@ -147,4 +147,7 @@ def build_model(config: Any, data: PreparedData, tokens: Tokenized | None) -> An
     """The model, initialised from the seed alone."""
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     extra = (tokens.as_model_input(),) if tokens is not None else ()
-    return config.model_class(config, data.train._dataset, *extra).to(config["device"])
+    dataset = data.train._dataset
+    if config["model"] in READS_ALL_HISTORIES:
+        dataset = dataset.with_histories()
+    return config.model_class(config, dataset, *extra).to(config["device"])

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import resource
 import sys
-import tempfile
 from pathlib import Path
 from time import localtime, strftime
 from typing import Any
 
+import psutil
 import torch
 
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.files import check_writable, whole_file
 
 
 def peak_memory_mb() -> float:
     """Largest resident size of this process so far, in MB (2**20 bytes)."""
+    if sys.platform == "win32":
+        return round(psutil.Process().memory_info().peak_wset / 2**20, 1)
+    import resource  # Unix only
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
@@ -36,9 +39,7 @@ def check_results_dir(results_dir: Path, room: str = "runs") -> Path:
     """
     folder = results_dir / room
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        check_writable(folder)
     except OSError as error:
         raise unwritable(folder, error) from error
     return folder
@@ -56,17 +57,11 @@ def write_record(runs: Path, name: str, record: dict[str, Any]) -> Path:
     while path.exists():
         number += 1
         path = runs / f"{stem}-{number}.json"
-    part = ""
     try:
-        with tempfile.NamedTemporaryFile("w", dir=runs, suffix=".part", delete=False, encoding="utf-8") as file:
-            part = file.name
+        with whole_file(path, "w", encoding="utf-8") as file:
             file.write(text + "\n")
-        os.replace(part, path)
     except OSError as error:
         raise unwritable(runs, error) from error
-    finally:
-        if part and os.path.exists(part):
-            os.unlink(part)
     return path
 
 

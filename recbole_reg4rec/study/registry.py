@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import pkgutil
 
 from recbole_reg4rec.errors import UserError
 
@@ -14,11 +13,10 @@ _OURS = {
     "SASRecWhole": "recbole_reg4rec.model.sasrec_whole",
 }
 
-
-def recbole_models() -> list[str]:
-    """Module names of RecBole's sequential models, in lower case."""
-    package = importlib.import_module("recbole.model.sequential_recommender")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+# RecBole builds these from data set classes of their own, which the exact one of this package does not replace.
+_OWN_DATASET = frozenset({"DIEN", "GRU4RecKG", "KSR"})
+# Reads the histories of the whole training data, not only those of its batch.
+READS_ALL_HISTORIES = frozenset({"FEARec"})
 
 
 def find_model(name: str) -> type:
@@ -31,6 +29,11 @@ def find_model(name: str) -> type:
         return getattr(importlib.import_module(_OURS[name]), name)
     package = importlib.import_module("recbole.model.sequential_recommender")
     known = {*_OURS, *(cls for cls in vars(package) if isinstance(vars(package)[cls], type))}
+    if name in _OWN_DATASET:
+        raise UserError(
+            f"--model={name} needs a data set class of its own in RecBole, which this pipeline does not have; "
+            "run it with RecBole itself, or choose another model"
+        )
     if name in known:
         return getattr(package, name)
     by_lower = {other.lower(): other for other in known}

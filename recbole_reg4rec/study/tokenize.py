@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from recbole_reg4rec.files import whole_file
 from recbole_reg4rec.study.pipeline import Tokenized, configure, prepare_data, start_logging, tokenize_data
 from recbole_reg4rec.study.record import check_results_dir, unwritable
 from recbole_reg4rec.study.report import tokenizer_table
@@ -40,18 +39,12 @@ def tokenize(
 
 def _write(path: Path, tokens: Tokenized, names: Any) -> None:
     codes, members = tokens.codes.codes, tokens.categories.members
-    part = ""
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, newline="", encoding="utf-8") as file:
-            part = file.name
+        with whole_file(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["item_id", *(f"token_{book}" for book in range(codes.shape[1])), "categories"])
             for item in range(1, len(codes)):
                 categories = " ".join(tokens.categories.names[c] for c in members[item] if c > 0)
                 writer.writerow([names[item], *codes[item].tolist(), categories])
-        os.replace(part, path)
     except OSError as error:
         raise unwritable(path.parent, error) from error
-    finally:
-        if part and os.path.exists(part):
-            os.unlink(part)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ import torch
 from recbole_reg4rec.data.categories import ItemCategories
 from recbole_reg4rec.data.features import ItemFeatures
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.files import check_writable, whole_file
 from recbole_reg4rec.tokenizer.collisions import count_collisions, resolve_collisions
 from recbole_reg4rec.tokenizer.fit import TokenizerSettings, default_codewords, fit_mpq
 from recbole_reg4rec.tokenizer.health import health_report
@@ -141,9 +140,7 @@ def _fingerprint(features: ItemFeatures, categories: ItemCategories, settings: T
 def _check_folder(folder: Path) -> None:
     """Before the work is done, not after."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        check_writable(folder)
     except OSError as error:
         raise _unwritable(folder, error) from error
 
@@ -157,17 +154,11 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 def _save(path: Path, codes: ItemCodes) -> None:
     """Writes beside and renames, so that a cut-off write is never read."""
     meta = {"report": codes.report, "seconds": codes.seconds, "codewords": codes.codewords}
-    part = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            part = Path(file.name)
+        with whole_file(path) as file:
             np.savez(file, codes=codes.codes, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8))
-        os.replace(part, path)
     except OSError as error:
         raise _unwritable(path.parent, error) from error
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
 
 
 def _load(path: Path, fingerprint: str, shape: tuple[int, int]) -> ItemCodes | None:

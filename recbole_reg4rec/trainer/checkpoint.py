@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 import torch
 
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.files import check_writable, whole_file
 
 FORMAT = "recbole_reg4rec checkpoint 1"
 
@@ -25,8 +24,7 @@ _FREE = frozenset({
     "checkpoint_dir", "data_path", "device", "dataset_save_path", "dataloaders_save_path", "epochs",
     "stopping_step", "eval_batch_size", "gpu_id", "use_gpu", "log_wandb", "wandb_project", "show_progress",
     "state", "config_file", "config_files", "save_dataset", "save_dataloaders", "worker", "metric_decimal_place",
-    "loss_decimal_place", "tokenizer_cache", "single_spec", "local_rank", "metrics", "topk", "mask_history",
-    "decoding_order", "beam_width", "beam_branch",
+    "loss_decimal_place", "tokenizer_cache", "single_spec", "local_rank", "metrics", "topk",
 })
 # fmt: on
 
@@ -78,9 +76,7 @@ def check_checkpoint_path(path: Path) -> None:
         UserError: it cannot, or the path is a folder.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        check_writable(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
     if path.is_dir():
@@ -93,18 +89,11 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    part = ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-            part = file.name
+        with whole_file(path) as file:
             torch.save({"format": FORMAT, **state}, file)
-        os.replace(part, path)
     except OSError as error:
         raise _unwritable(path, error) from error
-    finally:
-        if part and os.path.exists(part):
-            os.unlink(part)
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

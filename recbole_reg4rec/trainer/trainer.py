@@ -229,11 +229,16 @@ class SequenceTrainer(Trainer):
             "trained_targets": self.trained_targets,
             "steps": self.steps,
             "state_dict": self.model.state_dict(),
-            "other_parameter": self.model.other_parameter(),
+            "other_parameter": self._other_parameters(),
         }
         if path == self.last_file:
             state.update(optimizer=self.optimizer.state_dict(), scaler=self._scaler.state_dict(), random=random_state())
         save_checkpoint(path, state)
+
+    def _other_parameters(self) -> dict[str, Any]:
+        """What RecBole's models keep beside their weights; some name whole modules, whose weights are kept anyway."""
+        other = self.model.other_parameter()
+        return {name: value for name, value in other.items() if not isinstance(value, torch.nn.Module)}
 
     def resume_checkpoint(self, resume_file: Any) -> None:
         """Continues behind the last finished epoch of ``resume_file``.

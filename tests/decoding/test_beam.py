@@ -1,4 +1,4 @@
-"""Beam search against exhaustive enumeration on toy catalogues, with a model whose logits depend on the path's order."""
+"""Beam search against exhaustive enumeration, with a model whose logits depend on the order of the path."""
 
 from __future__ import annotations
 
@@ -44,9 +44,8 @@ class ToyModel:
             ]
             for row in range(len(self.users))
         ]
-        return torch.stack(
-            [torch.stack([self.logits(user, path) for path in paths]) for user, paths in zip(self.users, self.paths, strict=True)]
-        )
+        rows = zip(self.users, self.paths, strict=True)
+        return torch.stack([torch.stack([self.logits(user, path) for path in paths]) for user, paths in rows])
 
 
 def exhaustive(codes: Tensor, user: int, order: str, branch: int) -> dict[int, float]:

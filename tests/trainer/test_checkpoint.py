@@ -188,7 +188,7 @@ def test_other_configuration_names_the_setting(saved, change, said):
 
 
 @pytest.mark.parametrize(
-    "setting", ["epochs", "stopping_step", "eval_batch_size", "beam_width", "topk", "mask_history"]
+    "setting", ["epochs", "stopping_step", "eval_batch_size", "topk", "show_progress"]
 )
 def test_free_settings_may_differ(saved, setting):
     load_checkpoint(saved, "REG4Rec", {**SETTINGS, setting: 77})
