@@ -16,6 +16,7 @@ from recbole.utils.enum_type import FeatureType
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from recbole_reg4rec.data.cooccurrence import cooccurrence
 from recbole_reg4rec.data.dataset import OrderedDataset
 from recbole_reg4rec.data.sequences import TrainingSequences
 from recbole_reg4rec.errors import UserError
@@ -206,25 +207,6 @@ def _text_part(dataset: OrderedDataset, columns: ItemColumns, dim: int, seed: in
 def _identity(document: Sequence[str]) -> Sequence[str]:
     """Documents are split into words already."""
     return document
-
-
-def cooccurrence(sequences: TrainingSequences, items: int, window: int) -> sp.csr_matrix:
-    """How often two items stand within ``window`` steps in one user's training history, weighted by 1/distance.
-
-    Returns:
-        symmetric float64 ``[items, items]`` without a diagonal.
-    """
-    user = sequences.users
-    total = sp.csr_matrix((items, items))
-    for distance in range(1, window + 1):
-        together = user[distance:] == user[:-distance] if distance < len(user) else np.zeros(0, dtype=bool)
-        left, right = sequences.items[:-distance][together], sequences.items[distance:][together]
-        weight = np.full(len(left), 1.0 / distance)
-        total = total + sp.csr_matrix((weight, (left, right)), shape=(items, items))
-    total = sp.csr_matrix(total + total.T)
-    total.setdiag(0)
-    total.eliminate_zeros()
-    return total
 
 
 def _collaborative_part(sequences: TrainingSequences, items: int, dim: int, window: int, seed: int) -> Array | None:

@@ -9,6 +9,7 @@ from recbole_reg4rec.errors import UserError
 
 # Imported only when asked for.
 _OURS = {
+    "ItemMemory": "recbole_reg4rec.model.item_memory",
     "REG4Rec": "recbole_reg4rec.model.reg4rec",
     "SASRecWhole": "recbole_reg4rec.model.sasrec_whole",
 }
