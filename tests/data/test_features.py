@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from toys import cyclic_rows, item_rows
 
-from recbole_reg4rec.data.features import build_item_features, choose_columns, cooccurrence
-from recbole_reg4rec.data.sequences import TrainingSequences
+from recbole_reg4rec.data.features import build_item_features, choose_columns
 from recbole_reg4rec.errors import UserError
 
 VECTOR_COLUMNS = ("item_id:token", "v:float_seq")
@@ -66,24 +63,6 @@ def test_items_without_line_or_interaction_are_counted(toy_data):
         "items_without_features": 2,
     }
     assert features.known.sum() == 13 and not features.matrix[~features.known].any()
-
-
-def brute_force(histories: list[list[int]], items: int, window: int) -> np.ndarray:
-    table = np.zeros((items, items))
-    for history in histories:
-        for a, first in enumerate(history):
-            for b, second in enumerate(history):
-                if a != b and abs(a - b) <= window and first != second:
-                    table[first, second] += 1 / abs(a - b)
-    return table
-
-
-@given(st.lists(st.lists(st.integers(1, 6), max_size=9), min_size=1, max_size=5), st.integers(1, 7))
-def test_cooccurrence_is_brute_force(histories, window):
-    offsets = np.concatenate([[0], np.cumsum([len(history) for history in histories])]).astype(np.int64)
-    items = np.array([item for history in histories for item in history], dtype=np.int64)
-    found = cooccurrence(TrainingSequences(items, offsets), 7, window)
-    np.testing.assert_allclose(found.toarray(), brute_force(histories, 7, window), atol=1e-12)
 
 
 def test_columns_are_guessed_by_type(toy_data):

@@ -1,0 +1,82 @@
+"""The item memory against sums written out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_reg4rec.data.sequences import TrainingSequences
+from recbole_reg4rec.model.item_memory import memory_table
+
+# Two users: 1 2 3 and 2 3 1 3.
+SEQUENCES = TrainingSequences(np.array([1, 2, 3, 2, 3, 1, 3]), np.array([0, 3, 7]))
+
+
+def test_table_by_hand() -> None:
+    table = memory_table(SEQUENCES, 5, window=2, decay=1.0, backward=0.5, popularity=1.0).toarray()
+    count = {1: 2, 2: 2, 3: 3}
+    forward = {(1, 2): 1.0, (1, 3): 0.5 + 1.0, (2, 3): 1.0 + 1.0, (2, 1): 0.5, (3, 1): 1.0}
+    for i in range(1, 5):
+        for j in range(1, 5):
+            weight = forward.get((i, j), 0.0) + 0.5 * forward.get((j, i), 0.0)
+            expected = weight / (count[i] * count[j]) if i != j and weight else 0.0
+            assert table[i, j] == pytest.approx(expected), (i, j)
+
+
+def test_direction_distance_and_popularity_can_be_switched_off() -> None:
+    one_way = memory_table(SEQUENCES, 5, window=1, decay=0.0, backward=0.0, popularity=0.0).toarray()
+    assert one_way[2, 3] == pytest.approx(2 / 2)
+    assert one_way[3, 2] == 0.0
+    both = memory_table(SEQUENCES, 5, window=1, decay=0.0, backward=1.0, popularity=0.0).toarray()
+    assert both[3, 2] == pytest.approx(2 / 3)
+    far = memory_table(SEQUENCES, 5, window=3, decay=0.0, backward=0.0, popularity=0.0).toarray()
+    assert far[2, 1] == pytest.approx(1 / 2)
+
+
+@pytest.fixture
+def model(toy_data: Any) -> Any:
+    return toy_data(model="ItemMemory", MAX_ITEM_LIST_LENGTH=5, memory_recency=0.5).model
+
+
+def test_scores_are_recency_weighted_rows_and_single_equals_batch(model: Any) -> None:
+    items = torch.tensor([[1, 2, 3, 0, 0], [4, 0, 0, 0, 0], [2, 2, 5, 1, 3]])
+    lengths = torch.tensor([3, 1, 5])
+    batch = Interaction({"item_id_list": items, "item_length": lengths, "item_id": torch.tensor([1, 2, 3])})
+    scores = model.full_sort_predict(batch)
+    dense = model.table.to_dense().T
+    for row in range(3):
+        history = items[row, : lengths[row]].tolist()
+        expected = sum(0.5 ** (len(history) - 1 - at) * dense[item] for at, item in enumerate(history))
+        assert torch.allclose(scores[row], expected + model.popularity, atol=1e-6)
+        alone = {name: value[row : row + 1] for name, value in batch.interaction.items()}
+        assert torch.allclose(model.full_sort_predict(Interaction(alone))[0], scores[row], atol=1e-6)
+    assert torch.equal(model.predict(batch), scores[torch.arange(3), batch["item_id"]])
+    assert scores.isfinite().all()
+
+
+def test_popularity_orders_only_what_memory_leaves_open(model: Any) -> None:
+    weakest = model.table.values().min()
+    assert float(model.popularity.max()) < 0.01 * float(weakest)
+    assert float(model.popularity[0]) == 0.0
+
+
+def test_it_runs_without_training_and_refuses_to_train(toy_data: Any) -> None:
+    from recbole_reg4rec.errors import UserError
+
+    with pytest.raises(UserError, match="epochs"):
+        toy_data(model="ItemMemory", epochs=3)
+
+
+def test_no_held_out_interaction_is_remembered(toy_data: Any) -> None:
+    rows = [*zip(["u0"] * 4, "abcd", range(4), strict=True), *zip(["u1"] * 3, "abe", range(3), strict=True)]
+    toy = toy_data(rows, model="ItemMemory")
+    ids = toy.data.dataset.field2token_id["item_id"]
+    dense = toy.model.table.to_dense()
+    assert dense[ids["b"], ids["a"]] > 0
+    for held_out in ("c", "d", "e"):
+        assert dense[ids[held_out]].abs().sum() == 0
+        assert dense[:, ids[held_out]].abs().sum() == 0
