@@ -1,4 +1,4 @@
-"""Categories of items: what every reasoning step also predicts (METHOD sections 2 and 3).
+"""Categories of items: what every reasoning step also predicts (docs/method.md, 2 and 3).
 
 From the column named by ``item_category_field``; an item may have several. Data without categories gets
 pseudo-categories by clustering the item features (our choice).

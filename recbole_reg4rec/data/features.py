@@ -1,6 +1,6 @@
 """Item features ``v_i`` for the tokenizer: what the item is (content) and how it is used (collaborative part).
 
-Source: METHOD section 1; multimodal features are the paper's, these parts are our choice. The content comes from the
+Source: docs/method.md, 1; multimodal features are the paper's, these parts are our choice. The content comes from the
 columns of the item file, the collaborative part from TRAINING interactions only.
 """
 

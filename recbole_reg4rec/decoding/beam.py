@@ -1,4 +1,4 @@
-"""Beam search over paths whose codebooks may come in any order (METHOD sections 2 and 4: CRSS, only real items).
+"""Beam search over paths whose codebooks may come in any order (docs/method.md, 2 and 4: CRSS, only real items).
 
 At each step every path picks an open codebook (CRSS: the one whose best feasible token is most probable) and extends
 by tokens of it. With ``branch`` > 1 a path tries its ``branch`` surest codebooks, weighted by a distribution over them

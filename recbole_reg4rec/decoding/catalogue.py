@@ -1,6 +1,6 @@
 """The catalogue constraint: which tokens can still follow a partial path, in any order of codebooks.
 
-METHOD section 4. A partial path is carried as the list of items that still match it. The first token looks that list
+docs/method.md, 4. A partial path is carried as the list of items that still match it. The first token looks that list
 up (a posting list), every further one thins it out; so the cost of a step depends on the length of a posting list and
 not on the size of the catalogue, and no Python code runs over items.
 """

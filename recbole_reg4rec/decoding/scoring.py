@@ -1,4 +1,4 @@
-"""From paths to a score for every item: the one scoring function behind every way to ask (METHOD section 4)."""
+"""From paths to a score for every item: the one scoring function behind every way to ask (docs/method.md, 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoder: a user's history of items as vectors, each seeing only what came before (METHOD section 2)."""
+"""The encoder: a user's history of items as vectors, each seeing only what came before (docs/method.md, 2)."""
 
 from __future__ import annotations
 

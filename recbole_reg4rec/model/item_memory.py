@@ -1,4 +1,4 @@
-"""The item memory alone: what followed what in training, read over the history; nothing is trained (METHOD section 5)."""
+"""The item memory alone: what followed what in training, read over the history; no training (docs/method.md, 5)."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ class ItemMemory(SequentialRecommender):
         )
         # Turned round, so that one sparse product gives the scores of a batch; built from the data, so not saved.
         turned = sp.csr_matrix(table.T)
-        parts = (torch.from_numpy(part.astype(np.int64)) for part in (turned.indptr, turned.indices))
+        rows, columns = (torch.from_numpy(part.astype(np.int64)) for part in (turned.indptr, turned.indices))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
             sparse = torch.sparse_csr_tensor(
-                *parts, torch.from_numpy(turned.data), size=turned.shape, check_invariants=True
+                rows, columns, torch.from_numpy(turned.data), size=turned.shape, check_invariants=True
             )
         self.register_buffer("table", sparse, persistent=False)
         count = torch.bincount(torch.from_numpy(sequences.items), minlength=self.n_items).float()

@@ -1,4 +1,4 @@
-"""Transformer layers that the encoder and the decoder are made of (METHOD section 2)."""
+"""Transformer layers that the encoder and the decoder are made of (docs/method.md, 2)."""
 
 from __future__ import annotations
 

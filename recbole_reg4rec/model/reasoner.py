@@ -1,4 +1,4 @@
-"""The decoder: one token a step, from whichever codebook the caller chooses (METHOD section 2, CRSS)."""
+"""The decoder: one token a step, from whichever codebook the caller chooses (docs/method.md, 2, CRSS)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""REG4Rec as a RecBole sequential model (METHOD sections 2 and 4)."""
+"""REG4Rec as a RecBole sequential model (docs/method.md, 2 and 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the tuples of tokens unique, so that no two items are indistinguishable (METHOD section 1, our choice)."""
+"""Makes the tuples of tokens unique, so that no two items are indistinguishable (docs/method.md, 1, our choice)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good the codes are, by numbers that need no recommender (METHOD section 1: always reported)."""
+"""How good the codes are, by numbers that need no recommender (docs/method.md, 1: always reported)."""
 
 from __future__ import annotations
 

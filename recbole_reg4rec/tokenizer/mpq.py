@@ -1,4 +1,4 @@
-"""MPQ, the mixture-of-experts parallel quantisation codebook (METHOD section 1).
+"""MPQ, the mixture-of-experts parallel quantisation codebook (docs/method.md, 1).
 
 Paper: a router, M expert encoders, a codebook each, a gated mixture of the chosen codewords, one decoder, and an
 orthogonality regulariser between experts. Cosine assignment, commitment and dead-code restart are our choice.
