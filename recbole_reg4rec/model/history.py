@@ -48,7 +48,10 @@ class History:
 
 
 class HistoryEncoder(nn.Module):
-    """Reads item histories in the fused form (a vector an item) or in the paper's flat form (a vector a token)."""
+    """Reads item histories in the fused form (a vector an item) or in the paper's flat form (a vector a token).
+
+    ``identity``, where given, is added to an item's vector, in the flat form to its separator.
+    """
 
     def __init__(
         self,
@@ -61,9 +64,10 @@ class HistoryEncoder(nn.Module):
         inner: int,
         dropout: float,
         attention_dropout: float,
+        identity: nn.Embedding | None = None,
     ) -> None:
         super().__init__()
-        self.table, self.form = table, form
+        self.table, self.form, self.identity = table, form, identity
         self.position = nn.Embedding(longest, width)
         self.separator = nn.Parameter(torch.randn(width) * width**-0.5) if form == "flat" else None
         self.layers = nn.ModuleList(
@@ -79,11 +83,15 @@ class HistoryEncoder(nn.Module):
         positions = self.position.weight[: items.shape[1]]
         if self.separator is None:
             x = tokens.sum(2) + positions
+            if self.identity is not None:
+                x = x + self.identity(items)
             owner = torch.arange(items.shape[1], device=items.device)
             states = self._run(x, None, causal=True)
             return History(states, states, owner, causal=True)
         batch, length, books, width = tokens.shape
         separators = self.separator.expand(batch, length, 1, width)
+        if self.identity is not None:
+            separators = separators + self.identity(items).unsqueeze(2)
         x = torch.cat([separators, tokens], dim=2) + positions[:, None]
         owner = torch.arange(length, device=items.device).repeat_interleave(books + 1)
         # Tokens of one item are unordered: they see each other and everything before.

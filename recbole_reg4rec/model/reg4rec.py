@@ -14,7 +14,9 @@ from recbole_reg4rec.data.sequences import TARGETS
 from recbole_reg4rec.decoding.beam import ORDERS, Paths, beam_search
 from recbole_reg4rec.decoding.catalogue import Catalogue, feasible_log_softmax
 from recbole_reg4rec.decoding.scoring import item_scores
-from recbole_reg4rec.model.history import FORMS, HistoryEncoder, TokenTable
+from recbole_reg4rec.model.evidence import EvidenceWeights, ItemPath, log_share
+from recbole_reg4rec.model.history import FORMS, History, HistoryEncoder, TokenTable
+from recbole_reg4rec.model.memory import build_memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
 from recbole_reg4rec.model.tokens import ItemTokens
 
@@ -49,9 +51,17 @@ class REG4Rec(SequentialRecommender):
         self.catalogue = Catalogue(codes, tokens.codewords)
         self.register_buffer("members", torch.from_numpy(tokens.members), persistent=False)
         table = TokenTable(codes, tokens.codewords, width)
+        self.item_path = ItemPath(table) if config["item_path"] else None
+        self.memory = build_memory(config, dataset) if config["memory"] else None
+        self.weights = EvidenceWeights(
+            reason=float(config["reason_weight"]),
+            recognise=float(config["recognise_weight"]),
+            remember=float(config["remember_weight"]),
+        )
+        identity = self.item_path.identity if self.item_path is not None else None
         encoder_layers = layers - layers // 2
         self.encoder = HistoryEncoder(
-            table, config["history_form"], self.max_seq_length, layers=encoder_layers, **shape
+            table, config["history_form"], self.max_seq_length, layers=encoder_layers, identity=identity, **shape
         )
         self.reasoner = Reasoner(
             table,
@@ -71,8 +81,8 @@ class REG4Rec(SequentialRecommender):
 
     # ---------------------------------------------------------------------------------------------- training
 
-    def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
-        """Stage 1: token loss and weighted category loss, both nats a target, scalars.
+    def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
+        """Stage 1: token loss, weighted category loss and, with the item path, item loss; nats a target, scalars.
 
         Args:
             interaction: a batch of `data.sequences.WholeSequenceLoader`.
@@ -84,7 +94,10 @@ class REG4Rec(SequentialRecommender):
             mask = torch.arange(items.shape[1], device=items.device).unsqueeze(1) >= history.owner
         session = self.reasoner.session(history, history.last, mask, causal=history.causal)
         trained = targets > 0
-        return self._supervise(session, trained, targets[trained])
+        losses = self._supervise(session, trained, targets[trained])
+        if self.item_path is None:
+            return losses
+        return (*losses, self.item_path.loss(history.last[trained], targets[trained]))
 
     def _supervise(self, session: ReasoningSession, trained: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Walks the true path of every target ``[R]``; each step is charged for all codebooks still open.
@@ -150,9 +163,15 @@ class REG4Rec(SequentialRecommender):
 
     def reason(self, items: Tensor, lengths: Tensor, complete: bool = False) -> Paths:
         """The best paths for histories: int64 ``[B, T]`` (0 pads on the right) and ``[B]``, in ``[1, T]``."""
-        items = items[:, : int(lengths.max())]
-        history = self.encoder(items)
-        last = history.last.gather(1, (lengths - 1).view(-1, 1, 1).expand(-1, 1, history.last.shape[-1]))
+        return self._reason(*self._read(items, lengths), lengths, complete)
+
+    def _read(self, items: Tensor, lengths: Tensor) -> tuple[History, Tensor]:
+        """The encoded history and the state behind its last item, ``[B, 1, d]``."""
+        history = self.encoder(items[:, : int(lengths.max())])
+        last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, history.last.shape[-1])
+        return history, history.last.gather(1, last)
+
+    def _reason(self, history: History, last: Tensor, lengths: Tensor, complete: bool = False) -> Paths:
         mask = history.owner < lengths.unsqueeze(1)
         session = self.reasoner.session(history, last, mask[:, None, None], causal=False)
         generator = torch.Generator().manual_seed(self._seed)
@@ -168,8 +187,16 @@ class REG4Rec(SequentialRecommender):
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """A finite score for every item, float32 ``[B, items + 1]``."""
-        paths = self.reason(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return item_scores(paths, self.catalogue)
+        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        history, last = self._read(items, lengths)
+        evidence = {}
+        if self.weights.reason > 0:
+            evidence["reason"] = item_scores(self._reason(history, last, lengths), self.catalogue)
+        if self.item_path is not None:
+            evidence["recognise"] = self.item_path.log_probs(last[:, 0])
+        if self.memory is not None:
+            evidence["remember"] = log_share(self.memory(items, lengths))
+        return self.weights.combine(evidence)
 
     def predict(self, interaction: Interaction) -> Tensor:
         """The same scores for one item a row, float32 ``[B]``."""

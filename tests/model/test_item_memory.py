@@ -10,7 +10,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_reg4rec.data.sequences import TrainingSequences
-from recbole_reg4rec.model.item_memory import memory_table
+from recbole_reg4rec.model.memory import memory_table
 
 # Two users: 1 2 3 and 2 3 1 3.
 SEQUENCES = TrainingSequences(np.array([1, 2, 3, 2, 3, 1, 3]), np.array([0, 3, 7]))
@@ -47,7 +47,7 @@ def test_scores_are_recency_weighted_rows_and_single_equals_batch(model: Any) ->
     lengths = torch.tensor([3, 1, 5])
     batch = Interaction({"item_id_list": items, "item_length": lengths, "item_id": torch.tensor([1, 2, 3])})
     scores = model.full_sort_predict(batch)
-    dense = model.table.to_dense().T
+    dense = model.memory.table.to_dense().T
     for row in range(3):
         history = items[row, : lengths[row]].tolist()
         expected = sum(0.5 ** (len(history) - 1 - at) * dense[item] for at, item in enumerate(history))
@@ -59,7 +59,7 @@ def test_scores_are_recency_weighted_rows_and_single_equals_batch(model: Any) ->
 
 
 def test_popularity_orders_only_what_memory_leaves_open(model: Any) -> None:
-    weakest = model.table.values().min()
+    weakest = model.memory.table.values().min()
     assert float(model.popularity.max()) < 0.01 * float(weakest)
     assert float(model.popularity[0]) == 0.0
 
@@ -75,7 +75,7 @@ def test_no_held_out_interaction_is_remembered(toy_data: Any) -> None:
     rows = [*zip(["u0"] * 4, "abcd", range(4), strict=True), *zip(["u1"] * 3, "abe", range(3), strict=True)]
     toy = toy_data(rows, model="ItemMemory")
     ids = toy.data.dataset.field2token_id["item_id"]
-    dense = toy.model.table.to_dense()
+    dense = toy.model.memory.table.to_dense()
     assert dense[ids["b"], ids["a"]] > 0
     for held_out in ("c", "d", "e"):
         assert dense[ids[held_out]].abs().sum() == 0

@@ -1,0 +1,103 @@
+"""Kinds of evidence alone and combined, against what they are by definition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_reg4rec.decoding.scoring import item_scores
+from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.model.evidence import EvidenceWeights, ItemPath, log_share
+from recbole_reg4rec.model.history import TokenTable
+
+CODES = torch.tensor([[0, 0], [1, 2], [3, 2], [0, 3]])
+
+
+def test_item_path_begins_as_the_tokens_say_and_never_recommends_padding() -> None:
+    torch.manual_seed(0)
+    path = ItemPath(TokenTable(CODES, 4, 8))
+    states = torch.randn(5, 8)
+    log_probs = path.log_probs(states)
+    assert torch.allclose(log_probs.exp().sum(1), torch.ones(5), atol=1e-5)
+    assert float(log_probs[:, 0].max()) < -1000
+    tokens = path.table.weight[[1, 4 + 2]].sum(0)
+    assert torch.allclose(path.logits(states)[:, 1], path.project(states) @ tokens, atol=1e-5)
+    targets = torch.tensor([1, 2, 3, 1, 2])
+    assert torch.allclose(path.loss(states, targets), -log_probs.gather(1, targets[:, None]).mean(), atol=1e-5)
+
+
+def test_items_with_the_same_tokens_part_once_their_own_vectors_are_trained() -> None:
+    path = ItemPath(TokenTable(torch.tensor([[0, 0], [1, 2], [1, 2]]), 4, 8))
+    states = torch.randn(3, 8)
+    assert torch.equal(path.logits(states)[:, 1], path.logits(states)[:, 2])
+    optimizer = torch.optim.SGD(path.parameters(), lr=1.0)
+    path.loss(states, torch.tensor([1, 1, 1])).backward()
+    optimizer.step()
+    assert not torch.allclose(path.logits(states)[:, 1], path.logits(states)[:, 2])
+
+
+def test_log_share_is_finite_and_ordered() -> None:
+    share = log_share(torch.tensor([[0.0, 2.0, 6.0], [0.0, 0.0, 0.0]]))
+    assert share[0].exp() == pytest.approx(torch.tensor([0.0001, 0.2501, 0.7501]))
+    assert share[1].isfinite().all()
+
+
+def test_weights_add_up_and_nothing_left_is_refused() -> None:
+    evidence = {"reason": torch.tensor([[1.0, 2.0]]), "remember": torch.tensor([[10.0, 20.0]])}
+    assert EvidenceWeights(1.0, 5.0, 0.5).combine(evidence).tolist() == [[6.0, 12.0]]
+    assert EvidenceWeights(0.0, 5.0, 1.0).combine(evidence).tolist() == [[10.0, 20.0]]
+    with pytest.raises(UserError, match="reason_weight"):
+        EvidenceWeights(0.0, 1.0, 0.0).combine(evidence)
+
+
+def batch(toy: Any) -> Interaction:
+    return next(iter(toy.data.test))[0]
+
+
+def test_all_off_is_the_papers_model(toy_data: Any) -> None:
+    toy = toy_data()
+    model = toy.model.eval()
+    assert model.item_path is None and model.memory is None
+    with torch.no_grad():
+        rows = batch(toy)
+        paths = model.reason(rows["item_id_list"], rows["item_length"])
+        assert torch.equal(model.full_sort_predict(rows), item_scores(paths, model.catalogue))
+
+
+def test_each_kind_alone_and_together(toy_data: Any) -> None:
+    toy = toy_data(item_path=True, memory=True, reason_weight=2.0, recognise_weight=3.0, remember_weight=0.5)
+    model = toy.model.eval()
+    rows = batch(toy)
+    items, lengths = rows["item_id_list"], rows["item_length"]
+    with torch.no_grad():
+        reason = item_scores(model.reason(items, lengths), model.catalogue)
+        recognise = model.item_path.log_probs(model._read(items, lengths)[1][:, 0])
+        remember = log_share(model.memory(items, lengths))
+        expected = 2.0 * reason + 3.0 * recognise + 0.5 * remember
+        assert torch.allclose(model.full_sort_predict(rows), expected, atol=1e-4)
+        assert model.full_sort_predict(rows).isfinite().all()
+
+
+def test_no_path_is_searched_when_reasoning_has_no_weight(toy_data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = toy_data(item_path=True, reason_weight=0.0)
+    model = toy.model.eval()
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr(model, "_reason", fail)
+    with torch.no_grad():
+        assert model.full_sort_predict(batch(toy)).isfinite().all()
+
+
+def test_training_gains_an_item_loss_that_reaches_the_items_own_vectors(toy_data: Any) -> None:
+    toy = toy_data(item_path=True)
+    model = toy.model.train()
+    losses = model.calculate_loss(next(iter(toy.data.train)))
+    assert len(losses) == 3
+    losses[2].backward()
+    assert model.item_path.identity.weight.grad.abs().sum() > 0
+    assert len(toy_data(name="plain").model.calculate_loss(next(iter(toy.data.train)))) == 2
