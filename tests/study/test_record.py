@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.study import record
 from recbole_reg4rec.study.record import check_results_dir, peak_memory_mb, write_record
 
 
@@ -45,15 +44,20 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(record.os, "replace", interrupt)
+    monkeypatch.setattr(os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_record(tmp_path, "run", {})
     assert os.listdir(tmp_path) == []
 
 
-def test_folder_that_vanished(tmp_path):
+def test_a_folder_that_vanished_is_made_again_so_that_no_run_is_lost(tmp_path):
+    assert write_record(tmp_path / "gone", "run", {}).is_file()
+
+
+def test_a_folder_that_cannot_be_written_any_more(tmp_path):
+    (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--results_dir"):
-        write_record(tmp_path / "gone", "run", {})
+        write_record(tmp_path / "file", "run", {})
 
 
 def test_the_folder_is_made_and_proved(tmp_path):

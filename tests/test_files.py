@@ -1,0 +1,48 @@
+"""Files are there whole or not at all, and others may read them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from recbole_reg4rec.files import check_writable, whole_file
+
+
+def test_the_file_appears_only_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.txt"
+    with whole_file(path, "w", encoding="utf-8") as file:
+        file.write("é")
+        assert not path.exists()
+    assert path.read_text(encoding="utf-8") == "é"
+    assert os.listdir(path.parent) == ["b.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_older_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "b"
+    path.write_bytes(b"old")
+    with pytest.raises(error), whole_file(path) as file:
+        file.write(b"half")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["b"]
+
+
+def test_permissions_are_those_of_an_ordinary_file(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").write_text("")
+    with whole_file(tmp_path / "ours") as file:
+        file.write(b"")
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ordinary", "ours")}
+    assert len(modes) == 1
+
+
+def test_what_cannot_be_written_raises(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for use in (lambda: check_writable(tmp_path / "file"), lambda: whole_file(tmp_path / "file" / "x").__enter__()):
+        with pytest.raises(OSError):
+            use()
+    check_writable(tmp_path / "new" / "folder")
+    assert os.listdir(tmp_path / "new" / "folder") == []
