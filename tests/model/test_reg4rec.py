@@ -1,0 +1,40 @@
+"""REG4Rec under mixed precision and with every combination of its forms."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+
+@pytest.mark.parametrize("form", ["fused", "flat"])
+@pytest.mark.parametrize("item_path", [True, False])
+def test_mixed_precision_trains_and_stays_near_full_precision(toy_data: Any, form: str, item_path: bool) -> None:
+    toy = toy_data(
+        history_form=form, item_path=item_path, hidden_dropout_prob=0.0, training_order="fixed", hidden_size=16
+    )
+    model, batch = toy.model.train(), next(iter(toy.data.train))
+    full = float(sum(model.calculate_loss(batch)).detach())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model.calculate_loss(batch)
+    assert all(loss.dtype == torch.float32 for loss in losses)
+    sum(losses).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert float(sum(losses).detach()) == pytest.approx(full, rel=0.05)
+
+
+@pytest.mark.parametrize("order", ["confidence", "random", "fixed"])
+def test_an_untrained_model_is_as_unsure_as_the_catalogue_is_large(toy_data: Any, order: str) -> None:
+    toy = toy_data(training_order=order, category_weight=0.0, hidden_dropout_prob=0.0)
+    losses = toy.model.eval().calculate_loss(next(iter(toy.data.train)))
+    # Near-uniform tokens over what is feasible cost about log(items) nats a target, in any order.
+    assert float(losses[0].detach()) == pytest.approx(math.log(12), abs=0.8)
+    assert float(losses[1].detach()) == 0.0
+
+
+def test_two_layers_are_one_each_and_an_odd_layer_goes_to_the_encoder(toy_data: Any) -> None:
+    for layers, encoder, decoder in ((2, 1, 1), (3, 2, 1), (4, 2, 2)):
+        model = toy_data(n_layers=layers, name=f"toy{layers}").model
+        assert (len(model.encoder.layers), len(model.reasoner.layers)) == (encoder, decoder)
