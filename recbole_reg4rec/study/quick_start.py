@@ -19,7 +19,13 @@ from recbole_reg4rec.study.pipeline import (
     start_logging,
     tokenize_data,
 )
-from recbole_reg4rec.study.record import check_results_dir, peak_gpu_memory_mb, peak_memory_mb, write_record
+from recbole_reg4rec.study.record import (
+    check_results_dir,
+    peak_gpu_memory_mb,
+    peak_memory_mb,
+    portable_settings,
+    write_record,
+)
 from recbole_reg4rec.study.report import result_table, tokenizer_table
 from recbole_reg4rec.trainer.checkpoint import settings_hash
 from recbole_reg4rec.trainer.trainer import SequenceTrainer
@@ -96,7 +102,7 @@ def run(
         "model": config["model"],
         "dataset": dataset,
         "seed": config["seed"],
-        "settings": settings,
+        "settings": portable_settings(settings),
         "protocol": {
             "masked": bool(config["mask_history"]),
             "order": config["TIME_FIELD"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from time import localtime, strftime
 from typing import Any
@@ -63,6 +64,15 @@ def write_record(runs: Path, name: str, record: dict[str, Any]) -> Path:
     except OSError as error:
         raise unwritable(runs, error) from error
     return path
+
+
+# Where things lie on one machine; nothing that another could repeat.
+_PLACES = frozenset({"data_path", "checkpoint_dir", "tokenizer_cache", "dataset_save_path", "dataloaders_save_path"})
+
+
+def portable_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without paths of this machine, so that records can be shared."""
+    return {name: value for name, value in settings.items() if name not in _PLACES}
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:

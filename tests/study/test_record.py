@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.study.record import check_results_dir, peak_memory_mb, write_record
+from recbole_reg4rec.study.record import check_results_dir, peak_memory_mb, portable_settings, write_record
 
 
 def test_plain_json_whatever_comes_in(tmp_path):
@@ -74,3 +74,8 @@ def test_peak_memory_is_this_process_in_megabytes():
     block = np.ones(2**27, dtype=np.uint8)  # 128 MB
     assert 10 < before <= peak_memory_mb() < 100_000 and peak_memory_mb() > 128
     assert block[-1] == 1
+
+
+def test_settings_of_a_record_name_no_place_of_this_machine():
+    settings = {"data_path": "/home/me/data", "checkpoint_dir": "saved", "tokenizer_cache": None, "epochs": 3}
+    assert portable_settings(settings) == {"epochs": 3}
