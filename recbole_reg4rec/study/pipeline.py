@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from recbole.data.utils import data_preparation
 from recbole.utils import init_logger, init_seed
+from threadpoolctl import threadpool_limits
 
 from recbole_reg4rec.config import Reg4RecConfig
 from recbole_reg4rec.data.categories import ItemCategories, build_item_categories
@@ -127,8 +128,10 @@ def tokenize_data(config: Any, data: PreparedData) -> Tokenized:
     """Features, categories and codes from the training part; see `tokenizer.codes` for the cache."""
     begin = perf_counter()
     train = data.train._dataset
-    features = build_item_features(config, train, training_sequences(train))
-    categories = build_item_categories(config, train, features)
+    # One thread: how many there are changes the last bits of a sum, and with them what the cache is asked for.
+    with threadpool_limits(limits=1):
+        features = build_item_features(config, train, training_sequences(train))
+        categories = build_item_categories(config, train, features)
     cache = Path(config["tokenizer_cache"] or Path(config["checkpoint_dir"]) / "tokenizer")
     settings = tokenizer_settings(config, int(features.known.sum()))
     codes = tokenize_items(features, categories, settings, cache, bool(config["show_progress"]))

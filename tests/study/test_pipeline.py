@@ -3,9 +3,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from recbole_reg4rec.data.features import build_item_features
 from recbole_reg4rec.data.sequences import WholeSequenceLoader
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.study import pipeline
 from recbole_reg4rec.study.pipeline import build_model, configure, data_fingerprint, prepare_data, tokenize_data
 
 
@@ -73,3 +76,17 @@ def test_the_fingerprint_names_order_names_and_codes(toy):
     assert fingerprint([(u, j, t), (u, i, s), *rows[2:]]) != base
     coded = fingerprint(rows, tokenized=True)
     assert coded != base and fingerprint(rows, tokenized=True, mpq_epochs=0, codebooks=2) != coded
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_features_are_built_by_one_thread_however_many_there_are(toy_data, threads):
+    limits = []
+
+    def watch(*args):
+        limits.extend(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return build_item_features(*args)
+
+    with threadpool_limits(limits=threads), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "build_item_features", watch)
+        assert toy_data().tokenized.codes.codes.shape == (13, 2)
+    assert limits and set(limits) == {1}
