@@ -259,7 +259,7 @@ def _float_part(texts: list[str], separator: str, name: str, rows: Rows, first: 
     """One float64 array per text. All numbers are parsed in one go; only a bad one is looked for piece by piece."""
     lengths = [sum(map(bool, text.split(separator))) for text in texts]
     total = sum(lengths)
-    flat = np.empty(0)
+    flat: np.ndarray = np.empty(0)
     if total:
         joined = io.BytesIO("\n".join(texts).replace(separator, "\n").encode())
         # The faster conversion, at most a unit in the last place off: vectors need no more.
