@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.history import TokenTable
+from recbole_reg4rec.model.softmax import catalogue_cross_entropy
 
 # Share of the memory that an item has which nothing points to; keeps its logarithm finite.
 _MEMORY_FLOOR = 1e-4
@@ -26,16 +26,21 @@ class ItemPath(nn.Module):
         nn.init.zeros_(self.identity.weight)
         self.project = nn.Linear(table.weight.shape[1], table.weight.shape[1])
 
+    def vectors(self) -> Tensor:
+        """The vectors that items are compared by, ``[items + 1, d]``."""
+        every = torch.arange(len(self.table.rows), device=self.identity.weight.device)
+        return self.table.items(every).sum(1) + self.identity.weight
+
     def logits(self, states: Tensor) -> Tensor:
         """Logits of all items: ``[R, d]`` to ``[R, items + 1]``; the padding item never wins."""
-        every = torch.arange(len(self.table.rows), device=states.device)
-        items = self.table.items(every).sum(1) + self.identity.weight
-        logits = self.project(states) @ items.T
-        return logits.index_fill(1, every[:1], -1e4)
+        logits = self.project(states) @ self.vectors().T
+        return logits.index_fill(1, logits.new_zeros(1, dtype=torch.int64), -1e4)
 
-    def loss(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of the targets, int64 ``[R]``; scalar, nats."""
-        return F.cross_entropy(self.logits(states).float(), targets)
+    def loss(
+        self, states: Tensor, targets: Tensor, extra: tuple[Tensor, Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Mean cross-entropy of the targets, int64 ``[R]``; scalar, nats. For ``extra`` see `softmax`."""
+        return catalogue_cross_entropy(self.project(states), self.vectors(), targets, extra)
 
     def log_probs(self, states: Tensor) -> Tensor:
         """Log-probabilities of all items, float32 ``[R, items + 1]``."""
@@ -54,6 +59,7 @@ class EvidenceWeights:
     reason: float
     recognise: float
     remember: float
+    repeat: float
 
     def combine(self, evidence: dict[str, Tensor]) -> Tensor:
         """Weighted sum of the kinds of evidence that are there, each float32 ``[B, items + 1]``.
@@ -61,10 +67,11 @@ class EvidenceWeights:
         Raises:
             UserError: nothing that is switched on has a weight above 0.
         """
-        parts = [getattr(self, name) * scores for name, scores in evidence.items() if getattr(self, name) > 0]
-        if not parts:
+        weights = {name: getattr(self, name) for name in evidence}
+        parts = [weights[name] * scores for name, scores in evidence.items() if weights[name] > 0]
+        if not any(weight > 0 for name, weight in weights.items() if name != "repeat"):
             raise UserError(
-                "settings reason_weight, recognise_weight and remember_weight leave no evidence to rank by; "
-                "give one that is switched on a weight above 0"
+                "settings reason, item_path and memory with reason_weight, recognise_weight and remember_weight leave "
+                "no evidence to rank by; switch one on and give it a weight above 0"
             )
         return torch.stack(parts).sum(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_reg4rec.model.layers import Dropout, EncoderLayer
@@ -26,11 +27,16 @@ class TokenTable(nn.Module):
 
     def tokens(self, books: Tensor, tokens: Tensor) -> Tensor:
         """Embeddings of single tokens: int64 ``[...]`` each to ``[..., d]``."""
-        return self.weight[books * self.codewords + tokens]
+        return F.embedding(books * self.codewords + tokens, self.weight)
 
     def items(self, items: Tensor) -> Tensor:
         """Embeddings of all tokens of items: int64 ``[...]`` to ``[..., M, d]``; the padding item gives zeros."""
-        return self.weight[self.rows[items]] * (items > 0)[..., None, None]
+        # Not by indexing, whose gradient is added up in any order of threads, and slowly.
+        return F.embedding(self.rows[items], self.weight) * (items > 0)[..., None, None]
+
+    def sums(self, items: Tensor) -> Tensor:
+        """Sum of the embeddings of an item's tokens: int64 ``[...]`` to ``[..., d]``; the padding item gives zeros."""
+        return self.items(items).sum(-2)
 
 
 @dataclass
@@ -45,6 +51,16 @@ class History:
     last: Tensor
     owner: Tensor
     causal: bool
+
+    def mask(self) -> Tensor | None:
+        """What the paths from every position may read: bool ``[T, S]``; None where a causal mask says the same."""
+        if self.causal:
+            return None
+        return torch.arange(self.last.shape[1], device=self.owner.device).unsqueeze(1) >= self.owner
+
+    def mask_behind(self, lengths: Tensor) -> Tensor:
+        """What paths from the last of ``lengths`` int64 ``[B]`` items may read: bool ``[B, 1, 1, S]``."""
+        return (self.owner < lengths.unsqueeze(1))[:, None, None]
 
 
 class HistoryEncoder(nn.Module):
@@ -79,15 +95,15 @@ class HistoryEncoder(nn.Module):
 
     def forward(self, items: Tensor) -> History:
         """Encodes int64 ``[B, T]`` (0 pads on the right, where states are meaningless and nobody looks)."""
-        tokens = self.table.items(items)
         positions = self.position.weight[: items.shape[1]]
         if self.separator is None:
-            x = tokens.sum(2) + positions
+            x = self.table.sums(items) + positions
             if self.identity is not None:
                 x = x + self.identity(items)
             owner = torch.arange(items.shape[1], device=items.device)
             states = self._run(x, None, causal=True)
             return History(states, states, owner, causal=True)
+        tokens = self.table.items(items)
         batch, length, books, width = tokens.shape
         separators = self.separator.expand(batch, length, 1, width)
         if self.identity is not None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_reg4rec.data.cooccurrence import transitions
 from recbole_reg4rec.data.sequences import TrainingSequences, training_sequences
+
+_LEAST_WEIGHT = 1e-4
+_DENSE_SHARE = 0.1
 
 
 def memory_table(
@@ -39,29 +43,33 @@ def memory_table(
 
 
 class Memory(nn.Module):
-    """A memory table that is read for a batch by one sparse product.
+    """A memory table that is read by adding up the rows of a history's items.
 
     It grows with the interactions (times the window), not with items squared. Nothing of it is saved in checkpoints:
     it is built from the data in seconds.
 
     Args:
         table: see `memory_table`.
-        recency: weight of an item of the history beside the next newer one, ``(0, 1]``.
+        recency: weight of an item of the history beside the next newer one, ``(0, 1]``. Items whose weight has fallen
+            below a ten-thousandth are not read.
     """
+
+    starts: Tensor
+    items: Tensor
+    weights: Tensor
+    dense: Tensor | None
 
     def __init__(self, table: sp.csr_matrix, recency: float) -> None:
         super().__init__()
-        self.recency = recency
-        turned = sp.csr_matrix(table.T)
-        rows, columns = (torch.from_numpy(part.astype(np.int64)) for part in (turned.indptr, turned.indices))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            sparse = torch.sparse_csr_tensor(
-                rows, columns, torch.from_numpy(turned.data), size=turned.shape, check_invariants=True
-            )
-        self.register_buffer("table", sparse, persistent=False)
-
-    table: Tensor
+        self.recency, self.size = recency, table.shape[1]
+        self.reach = None if recency >= 1.0 else int(math.log(_LEAST_WEIGHT) / math.log(recency)) + 1
+        self.register_buffer("starts", torch.from_numpy(table.indptr.astype(np.int64)), persistent=False)
+        self.register_buffer("items", torch.from_numpy(table.indices.astype(np.int64)), persistent=False)
+        self.register_buffer("weights", torch.from_numpy(table.data.astype(np.float32)), persistent=False)
+        # A table that is full enough is read faster as a plain one, whose size the interactions still bound.
+        full = table.nnz >= _DENSE_SHARE * self.size**2
+        dense = torch.from_numpy(table.toarray().astype(np.float32)) if full else None
+        self.register_buffer("dense", dense, persistent=False)
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Sum of the rows of a history's items, the newest with weight 1; 0 where nothing points.
@@ -73,11 +81,23 @@ class Memory(nn.Module):
         Returns:
             float32 ``[B, items + 1]``.
         """
-        age = lengths.unsqueeze(1) - 1 - torch.arange(items.shape[1], device=items.device)
-        weight = torch.where(age >= 0, self.recency ** age.clamp(min=0).float(), torch.zeros((), device=items.device))
-        history = torch.zeros(len(items), self.table.shape[0], device=items.device).scatter_add(1, items, weight)
-        history[:, 0] = 0.0
-        return torch.sparse.mm(self.table, history.T).T
+        reach = min(items.shape[1], self.reach or items.shape[1])
+        ages = torch.arange(reach, device=items.device)
+        places = lengths.unsqueeze(1) - 1 - ages
+        read = items.gather(1, places.clamp(min=0)) * (places >= 0)
+        weight = (self.recency ** ages.float()).expand(read.shape)
+        if self.dense is not None:
+            return F.embedding_bag(read, self.dense, per_sample_weights=weight * (read > 0), mode="sum")
+        begin, count = self.starts[read], self.starts[read + 1] - self.starts[read]
+        count = (count * (read > 0)).flatten()
+        # Every entry of every row that is read: which place of the batch wants it, and where in the table it stands.
+        place = torch.repeat_interleave(torch.arange(len(count), device=items.device), count)
+        before = count.cumsum(0) - count
+        entry = begin.flatten()[place] + torch.arange(len(place), device=items.device) - before[place]
+        values = self.weights[entry] * weight[0, place % reach]
+        flat = torch.zeros(len(items) * self.size, device=items.device)
+        flat.index_add_(0, place // reach * self.size + self.items[entry], values)
+        return flat.view(len(items), self.size)
 
 
 def build_memory(config: Any, dataset: Any) -> Memory:

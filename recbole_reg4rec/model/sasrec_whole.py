@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recbole_reg4rec.data.sequences import TARGETS
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.model.softmax import catalogue_cross_entropy
 
 
 class SASRecWhole(SASRec):
@@ -37,5 +38,4 @@ class SASRecWhole(SASRec):
         targets = interaction[TARGETS]
         trained = targets > 0
         states = self.encode(interaction[self.ITEM_SEQ])[trained]
-        logits = states @ self.item_embedding.weight.T
-        return self.loss_fct(logits, targets[trained])
+        return catalogue_cross_entropy(states, self.item_embedding.weight, targets[trained], padding=True)

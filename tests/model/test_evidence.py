@@ -8,6 +8,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_reg4rec.data.dataset import SEEN
 from recbole_reg4rec.decoding.scoring import item_scores
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.evidence import EvidenceWeights, ItemPath, log_share
@@ -47,10 +48,10 @@ def test_log_share_is_finite_and_ordered() -> None:
 
 def test_weights_add_up_and_nothing_left_is_refused() -> None:
     evidence = {"reason": torch.tensor([[1.0, 2.0]]), "remember": torch.tensor([[10.0, 20.0]])}
-    assert EvidenceWeights(1.0, 5.0, 0.5).combine(evidence).tolist() == [[6.0, 12.0]]
-    assert EvidenceWeights(0.0, 5.0, 1.0).combine(evidence).tolist() == [[10.0, 20.0]]
+    assert EvidenceWeights(1.0, 5.0, 0.5, 1.0).combine(evidence).tolist() == [[6.0, 12.0]]
+    assert EvidenceWeights(0.0, 5.0, 1.0, 1.0).combine(evidence).tolist() == [[10.0, 20.0]]
     with pytest.raises(UserError, match="reason_weight"):
-        EvidenceWeights(0.0, 1.0, 0.0).combine(evidence)
+        EvidenceWeights(0.0, 1.0, 0.0, 1.0).combine(evidence)
 
 
 def batch(toy: Any) -> Interaction:
@@ -101,3 +102,47 @@ def test_training_gains_an_item_loss_that_reaches_the_items_own_vectors(toy_data
     losses[2].backward()
     assert model.item_path.identity.weight.grad.abs().sum() > 0
     assert len(toy_data(name="plain").model.calculate_loss(next(iter(toy.data.train)))) == 2
+
+
+def test_repeat_adds_the_odds_of_all_that_was_seen_even_beyond_the_models_reach(toy_data: Any) -> None:
+    toy = toy_data(item_path=True, repeat=True, reason=False, MAX_ITEM_LIST_LENGTH=2)
+    model = toy.model.eval()
+    rows = batch(toy)
+    items, lengths = rows["item_id_list"], rows["item_length"]
+    assert rows[SEEN].shape[1] > items.shape[1]
+    with torch.no_grad():
+        recognise = model.item_path.log_probs(model._read(items, lengths)[1][:, 0])
+        added = model.full_sort_predict(rows) - recognise
+    for row in range(len(items)):
+        seen = rows[SEEN][row]
+        is_seen = torch.zeros(model.n_items, dtype=torch.bool).index_fill(0, seen[seen > 0], True)
+        assert added[row][is_seen].max() < -1  # nobody repeats in the toy
+        assert added[row][~is_seen].abs().max() < 1e-5
+
+
+def test_repeat_is_trained_within_the_item_path(toy_data: Any) -> None:
+    toy = toy_data(item_path=True, repeat=True, reason=False)
+    model = toy.model.train()
+    losses = model.calculate_loss(next(iter(toy.data.train)))
+    assert len(losses) == 1
+    losses[0].backward()
+    grad = model.repeat.log_odds.grad
+    assert float(grad[0]) > 0  # the newest item is never taken again, so that its odds must fall
+
+
+def test_nothing_to_train_is_refused(toy_data: Any) -> None:
+    with pytest.raises(UserError, match="reason and item_path"):
+        _ = toy_data(reason=False).model
+
+
+def test_a_decoder_without_layers_is_refused(toy_data: Any) -> None:
+    with pytest.raises(UserError, match="n_layers is 1"):
+        _ = toy_data(n_layers=1).model
+    assert toy_data(name="alone", n_layers=1, item_path=True, reason=False).model.reasoner is None
+
+
+def test_paths_of_a_model_without_reasoning_are_refused(toy_data: Any) -> None:
+    toy = toy_data(item_path=True, reason=False)
+    rows = batch(toy)
+    with pytest.raises(UserError, match="setting reason"):
+        toy.model.reason(rows["item_id_list"], rows["item_length"])

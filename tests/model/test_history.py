@@ -61,3 +61,19 @@ def test_the_padding_item_has_no_tokens() -> None:
     expected = torch.stack([table.weight[1], table.weight[4 + 2], table.weight[8 + 3]])
     assert torch.equal(table.items(torch.tensor([1]))[0], expected)
     assert torch.equal(table.tokens(torch.tensor(2), torch.tensor(3)), table.weight[11])
+
+
+def test_gradients_of_tokens_do_not_depend_on_the_order_of_threads() -> None:
+    torch.manual_seed(0)
+    codes = torch.randint(0, 64, (3000, 4))
+    table, items = TokenTable(codes, 64, 32), torch.randint(1, 3000, (40, 100))
+    weights = torch.randn(40, 100, 4, 32)
+    threads, found = torch.get_num_threads(), set()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(60):
+            (grad,) = torch.autograd.grad((table.items(items) * weights).sum(), table.weight)
+            found.add(grad.numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1

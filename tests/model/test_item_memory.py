@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from recbole.data.interaction import Interaction
 
 from recbole_reg4rec.data.sequences import TrainingSequences
-from recbole_reg4rec.model.memory import memory_table
+from recbole_reg4rec.model.memory import Memory, memory_table
 
 # Two users: 1 2 3 and 2 3 1 3.
 SEQUENCES = TrainingSequences(np.array([1, 2, 3, 2, 3, 1, 3]), np.array([0, 3, 7]))
@@ -37,6 +38,15 @@ def test_direction_distance_and_popularity_can_be_switched_off() -> None:
     assert far[2, 1] == pytest.approx(1 / 2)
 
 
+def dense_rows(memory: Memory) -> torch.Tensor:
+    """The table as it is read: row the item of the history, column the next one."""
+    rows = torch.zeros(memory.size, memory.size)
+    for item in range(memory.size):
+        part = slice(int(memory.starts[item]), int(memory.starts[item + 1]))
+        rows[item, memory.items[part]] = memory.weights[part]
+    return rows
+
+
 @pytest.fixture
 def model(toy_data: Any) -> Any:
     return toy_data(model="ItemMemory", MAX_ITEM_LIST_LENGTH=5, memory_recency=0.5).model
@@ -47,7 +57,7 @@ def test_scores_are_recency_weighted_rows_and_single_equals_batch(model: Any) ->
     lengths = torch.tensor([3, 1, 5])
     batch = Interaction({"item_id_list": items, "item_length": lengths, "item_id": torch.tensor([1, 2, 3])})
     scores = model.full_sort_predict(batch)
-    dense = model.memory.table.to_dense().T
+    dense = dense_rows(model.memory)
     for row in range(3):
         history = items[row, : lengths[row]].tolist()
         expected = sum(0.5 ** (len(history) - 1 - at) * dense[item] for at, item in enumerate(history))
@@ -59,7 +69,7 @@ def test_scores_are_recency_weighted_rows_and_single_equals_batch(model: Any) ->
 
 
 def test_popularity_orders_only_what_memory_leaves_open(model: Any) -> None:
-    weakest = model.memory.table.values().min()
+    weakest = model.memory.weights.min()
     assert float(model.popularity.max()) < 0.01 * float(weakest)
     assert float(model.popularity[0]) == 0.0
 
@@ -75,8 +85,29 @@ def test_no_held_out_interaction_is_remembered(toy_data: Any) -> None:
     rows = [*zip(["u0"] * 4, "abcd", range(4), strict=True), *zip(["u1"] * 3, "abe", range(3), strict=True)]
     toy = toy_data(rows, model="ItemMemory")
     ids = toy.data.dataset.field2token_id["item_id"]
-    dense = toy.model.memory.table.to_dense()
-    assert dense[ids["b"], ids["a"]] > 0
+    dense = dense_rows(toy.model.memory)
+    assert dense[ids["a"], ids["b"]] > 0 and dense[ids["b"], ids["a"]] > 0
     for held_out in ("c", "d", "e"):
         assert dense[ids[held_out]].abs().sum() == 0
         assert dense[:, ids[held_out]].abs().sum() == 0
+
+
+def test_a_full_table_and_a_sparse_one_are_read_alike() -> None:
+    generator = np.random.default_rng(1)
+    values = generator.random((9, 9)).astype(np.float32)
+    full = Memory(sp.csr_matrix(values), 0.7)
+    sparse = Memory(sp.csr_matrix(values), 0.7)
+    assert full.dense is not None
+    sparse.dense = None
+    items, lengths = torch.randint(1, 9, (4, 6), generator=torch.Generator().manual_seed(1)), torch.tensor([6, 3, 1, 5])
+    items = items * (torch.arange(6) < lengths.unsqueeze(1))
+    assert torch.allclose(full(items, lengths), sparse(items, lengths), atol=1e-6)
+    assert Memory(sp.csr_matrix(values * (values > 0.95)), 0.7).dense is None
+
+
+def test_old_items_are_read_until_their_weight_is_next_to_nothing() -> None:
+    table = sp.csr_matrix(np.ones((3, 3), dtype=np.float32))
+    history = torch.full((1, 30), 2)
+    for recency, expected in ((1.0, 30.0), (0.5, 2.0)):
+        read = Memory(table, recency)(history, torch.tensor([30]))
+        assert read[0].tolist() == pytest.approx([expected] * 3, rel=2e-4)

@@ -1,0 +1,65 @@
+"""Repeat: how a user's having taken an item changes the odds of taking it now (docs/method.md, 5; our extension)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_reg4rec.data.repeats import AGE_BUCKETS, PER_DOUBLING
+
+
+def newest_places(items: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Every item that a query has seen, once, where it was seen last.
+
+    Args:
+        items: int64 ``[B, T]``, histories, 0 pads.
+        queries: bool ``[B, T]``, the places asked about, each seeing all up to and with itself.
+
+    Returns:
+        int64 ``[S]`` each, in the order of the queries: number of the query, counted row by row; item; age in steps,
+        0 for the query's own place.
+    """
+    length = items.shape[1]
+    place = torch.arange(length, device=items.device)
+    later = (items.unsqueeze(2) == items.unsqueeze(1)) & (place > place.unsqueeze(1))
+    following = torch.where(later, place, length).amin(2)
+    row, at = queries.nonzero(as_tuple=True)
+    newest = (place <= at.unsqueeze(1)) & (items[row] > 0) & (following[row] > at.unsqueeze(1))
+    number, seen = newest.nonzero(as_tuple=True)
+    return number, items[row[number], seen], at[number] - seen
+
+
+class Repeat(nn.Module):
+    """Log-odds by age, added to what the other evidence says of an item that was seen before.
+
+    Where nobody takes an item twice, seen items are ruled out; where people do, it is learned how much, and how it
+    fades.
+
+    Args:
+        start: float ``[AGE_BUCKETS]``, see `data.repeats.repeat_odds`; trained further within the item path's softmax.
+    """
+
+    def __init__(self, start: np.ndarray) -> None:
+        super().__init__()
+        self.log_odds = nn.Parameter(torch.from_numpy(start).float())
+
+    def forward(self, ages: Tensor) -> Tensor:
+        """What to add for items seen ``ages`` steps ago, int64 ``[S]`` to float32 ``[S]``."""
+        bucket = (torch.log2(ages.float() + 1.0) * PER_DOUBLING).long().clamp(max=AGE_BUCKETS - 1)
+        return F.embedding(bucket, self.log_odds.unsqueeze(1)).squeeze(-1)
+
+    def scores(self, seen: Tensor, items: int) -> Tensor:
+        """What to add to every item, float32 ``[B, items]``.
+
+        Args:
+            seen: int64 ``[B, S]``, all that each user has taken, oldest first, 0 pads anywhere.
+            items: number of items with the padding item.
+        """
+        # A stable sort brings the padding in front, so that the newest item is last.
+        seen = seen.gather(1, (seen > 0).long().argsort(dim=1, stable=True))
+        ages = torch.arange(seen.shape[1] - 1, -1, -1, device=seen.device).expand_as(seen)
+        newest = ages.new_full((len(seen), items), seen.shape[1]).scatter_reduce(1, seen, ages, "amin")
+        added = self(newest) * (newest < seen.shape[1])
+        return added.index_fill(1, newest.new_zeros(1), 0.0)
