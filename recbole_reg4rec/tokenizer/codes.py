@@ -6,25 +6,32 @@ import hashlib
 import json
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from logging import getLogger
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recbole_reg4rec.data.categories import ItemCategories
 from recbole_reg4rec.data.features import ItemFeatures
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.files import check_writable, whole_file
-from recbole_reg4rec.tokenizer.collisions import count_collisions, resolve_collisions
+from recbole_reg4rec.files import check_writable, exclusive, whole_file
+from recbole_reg4rec.tokenizer.collisions import Resolved, count_collisions, resolve_collisions
+from recbole_reg4rec.tokenizer.digits import append_digits
 from recbole_reg4rec.tokenizer.fit import TokenizerSettings, default_codewords, fit_mpq
 from recbole_reg4rec.tokenizer.health import health_report
+from recbole_reg4rec.tokenizer.opq import OPQSettings, fit_opq
+from recbole_reg4rec.tokenizer.rqvae import RQVAE, RQVAESettings, fit_rqvae
 
-# Items whose distances to all codewords are held in memory at once.
-_ROWS = 4096
+AnySettings = TokenizerSettings | OPQSettings | RQVAESettings
+
+# Distances to codewords that are held in memory at once; and items, where the codebooks are small.
+_DISTANCES, _ROWS = 1 << 22, 4096
 # Raise when the algorithm changes, so that codes of an older version are never taken for these.
 ALGORITHM = 2
 
@@ -44,12 +51,37 @@ class ItemCodes:
     fingerprint: str
 
 
-def tokenizer_settings(config: Any, items: int) -> TokenizerSettings:
-    """Reads the tokenizer's part of the settings; ``codebook_size: auto`` is resolved for ``items`` items."""
+class ParallelQuantiser(Protocol):
+    """A fitted quantiser whose codebooks know nothing of each other: MPQ, product quantisation."""
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Squared distances of items to codewords: float32 ``[B, F]`` to ``[B, M, K]``."""
+
+    def reconstruct(self, features: Tensor, codes: Tensor) -> Tensor:
+        """The features that codes int64 ``[B, M]`` of items ``[B, F]`` stand for, float32 ``[B, F]``."""
+
+
+def tokenizer_settings(config: Any, items: int) -> AnySettings:
+    """Reads the settings of the chosen ``tokenizer``; ``codebook_size: auto`` is resolved for ``items`` items."""
     size = config["codebook_size"]
+    codebooks, codewords = int(config["codebooks"]), default_codewords(items) if size == "auto" else int(size)
+    if config["tokenizer"] == "opq":
+        return OPQSettings(codebooks, codewords, rounds=int(config["opq_rounds"]), seed=int(config["seed"]))
+    if config["tokenizer"] == "rqvae":
+        return RQVAESettings(
+            levels=codebooks,
+            codewords=codewords,
+            hidden=tuple(int(width) for width in config["rqvae_hidden"]),
+            dim=int(config["rqvae_dim"]),
+            epochs=int(config["rqvae_epochs"]),
+            batch_size=int(config["rqvae_batch_size"]),
+            learning_rate=float(config["rqvae_learning_rate"]),
+            commitment=float(config["rqvae_commitment"]),
+            seed=int(config["seed"]),
+        )
     return TokenizerSettings(
-        codebooks=int(config["codebooks"]),
-        codewords=default_codewords(items) if size == "auto" else int(size),
+        codebooks=codebooks,
+        codewords=codewords,
         hidden=int(config["mpq_hidden"]),
         dim=int(config["mpq_dim"]),
         epochs=int(config["mpq_epochs"]),
@@ -66,11 +98,13 @@ def tokenizer_settings(config: Any, items: int) -> TokenizerSettings:
 def tokenize_items(
     features: ItemFeatures,
     categories: ItemCategories,
-    settings: TokenizerSettings,
+    settings: AnySettings,
     cache_dir: Path,
     show_progress: bool = False,
 ) -> ItemCodes:
     """Codes of all items, from the cache when features, categories and settings are the same to the last bit.
+
+    Of several processes that want the same codes at the same time one makes them, and the others wait.
 
     Raises:
         UserError: more codewords than items, or the cache folder cannot be written.
@@ -81,31 +115,38 @@ def tokenize_items(
     if cached is not None:
         return cached
     _check_folder(cache_dir)
-    begin = perf_counter()
-    codes, report = _fit(features, categories, settings, show_progress)
-    result = ItemCodes(codes, settings.codewords, report, perf_counter() - begin, False, fingerprint)
-    _save(path, result)
+    before = _stamp(path)
+    with exclusive(path.with_suffix(".lock")):
+        # Another process may have made them while this one waited.
+        cached = (
+            _load(path, fingerprint, (len(features.matrix), settings.codebooks)) if _stamp(path) != before else None
+        )
+        if cached is not None:
+            return cached
+        begin = perf_counter()
+        codes, report = _fit(features, categories, settings, show_progress)
+        result = ItemCodes(codes, settings.codewords, report, perf_counter() - begin, False, fingerprint)
+        _save(path, result)
     return result
 
 
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is written anew; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
 def _fit(
-    features: ItemFeatures, categories: ItemCategories, settings: TokenizerSettings, show_progress: bool
+    features: ItemFeatures, categories: ItemCategories, settings: AnySettings, show_progress: bool
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    model = fit_mpq(features.matrix, features.known, settings, show_progress)
-    rows = torch.from_numpy(features.matrix[1:])
-    known = features.known[1:]
-
-    def distances(items: np.ndarray) -> np.ndarray:
-        return torch.cat([model.distances(part) for part in rows[torch.from_numpy(items)].split(_ROWS)]).numpy()
-
+    rows, known = torch.from_numpy(features.matrix[1:]), features.known[1:]
+    model = _fit_quantiser(features, settings, show_progress)
     with torch.no_grad():
-        first = np.zeros((len(rows), settings.codebooks), dtype=np.int64)
-        # Items without features come last and apart: one that occurs in held-out interactions alone moves no other.
-        for group in (np.flatnonzero(known), np.flatnonzero(~known)):
-            for items in np.split(group, range(_ROWS, len(group), _ROWS)):
-                if len(items):
-                    first[items] = distances(items).argmin(axis=2)
-        resolved = resolve_collisions(first, distances, last=~known)
+        assign = _assign_levels if isinstance(model, RQVAE) else _assign_parallel
+        first, resolved = assign(model, rows, known, settings)
         reconstruction = model.reconstruct(rows, torch.from_numpy(resolved.codes)).numpy()
     report = {
         "codebooks": settings.codebooks,
@@ -126,11 +167,57 @@ def _fit(
     return np.concatenate([np.zeros((1, settings.codebooks), dtype=np.int64), resolved.codes]), report
 
 
-def _fingerprint(features: ItemFeatures, categories: ItemCategories, settings: TokenizerSettings) -> str:
+def _fit_quantiser(features: ItemFeatures, settings: AnySettings, show_progress: bool) -> Any:
+    if isinstance(settings, RQVAESettings):
+        return fit_rqvae(features.matrix, features.known, settings, show_progress)
+    if isinstance(settings, OPQSettings):
+        return fit_opq(features.matrix, features.known, settings, show_progress)
+    return fit_mpq(features.matrix, features.known, settings, show_progress)
+
+
+def _groups(known: np.ndarray, at_once: int) -> Iterator[np.ndarray]:
+    """Items in lots; those without features last and apart: one that only held-out interactions have moves no other."""
+    for group in (np.flatnonzero(known), np.flatnonzero(~known)):
+        for items in np.split(group, range(at_once, len(group), at_once)):
+            if len(items):
+                yield items
+
+
+def _assign_parallel(
+    model: ParallelQuantiser, rows: Tensor, known: np.ndarray, settings: AnySettings
+) -> tuple[np.ndarray, Resolved]:
+    """The nearest codewords, int64 ``[items, M]``, and the codes after items that share a tuple have been moved."""
+    at_once = max(1, min(_ROWS, _DISTANCES // (settings.codebooks * settings.codewords)))
+
+    def distances(items: np.ndarray) -> np.ndarray:
+        return torch.cat([model.distances(part) for part in rows[torch.from_numpy(items)].split(at_once)]).numpy()
+
+    first = np.zeros((len(rows), settings.codebooks), dtype=np.int64)
+    for items in _groups(known, at_once):
+        first[items] = distances(items).argmin(axis=2)
+    return first, resolve_collisions(first, distances, last=~known)
+
+
+def _assign_levels(
+    model: RQVAE, rows: Tensor, known: np.ndarray, settings: AnySettings
+) -> tuple[np.ndarray, Resolved]:
+    """The codes of all levels, int64 ``[items, M - 1]``, and these with the digit that tells items apart."""
+    first = np.zeros((len(rows), settings.codebooks - 1), dtype=np.int64)
+    for items in _groups(known, _ROWS):
+        first[items] = model.assign(rows[torch.from_numpy(items)]).numpy()
+
+    def distances(items: np.ndarray) -> np.ndarray:
+        return model.last_distances(rows[torch.from_numpy(items)]).numpy()
+
+    return first, append_digits(first, settings.codewords, distances, last=~known)
+
+
+def _fingerprint(features: ItemFeatures, categories: ItemCategories, settings: AnySettings) -> str:
     """Of everything that codes and report depend on."""
     digest = hashlib.sha256()
     arrays = [features.matrix, features.known, categories.members]
-    head = [ALGORITHM, asdict(settings), features.parts, features.counts, [array.shape for array in arrays]]
+    kind = [] if isinstance(settings, TokenizerSettings) else [settings.kind]
+    head = [ALGORITHM, *kind, asdict(settings), features.parts, features.counts, [array.shape for array in arrays]]
     digest.update(json.dumps(head, sort_keys=True).encode())
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())

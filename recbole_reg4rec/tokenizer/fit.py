@@ -57,11 +57,7 @@ def fit_mpq(features: np.ndarray, known: np.ndarray, settings: TokenizerSettings
         UserError: more codewords than items with features.
     """
     rows = features[known]
-    if settings.codewords > len(rows):
-        raise UserError(
-            f"setting codebook_size is {settings.codewords}, but only {len(rows)} items have features to fit codewords "
-            f"to; use at most {len(rows)}, or auto"
-        )
+    check_codewords(settings.codewords, len(rows))
     # A generator of its own keeps the codes independent of whatever was drawn before.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)  # torch.manual_seed would also seed the GPUs
@@ -72,6 +68,15 @@ def fit_mpq(features: np.ndarray, known: np.ndarray, settings: TokenizerSettings
         _start_codebooks(model, data, settings)
         _train(model, data, settings, show_progress)
     return model.eval()
+
+
+def check_codewords(codewords: int, items: int) -> None:
+    """UserError where there are more codewords than items with features."""
+    if codewords > items:
+        raise UserError(
+            f"setting codebook_size is {codewords}, but only {items} items have features to fit codewords "
+            f"to; use at most {items}, or auto"
+        )
 
 
 def principal_axes(data: Tensor) -> Tensor:

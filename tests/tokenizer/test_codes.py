@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -192,3 +193,20 @@ def test_a_thousand_items_alike(tokenize, small_settings):
     features.known = np.concatenate([features.known, np.ones(1000, dtype=bool)])
     found = tokenize(features, settings=small_settings(codebook_size=16))
     assert len(np.unique(found.codes[1:], axis=0)) == 1060
+
+
+def test_of_several_that_want_the_same_codes_one_makes_them(tokenize, tmp_path):
+    features, found, start = make_features(), [], threading.Barrier(3)
+
+    def want():
+        start.wait()
+        found.append(tokenize(features))
+
+    threads = [threading.Thread(target=want) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(codes.cached for codes in found) == [False, True, True]
+    assert all(np.array_equal(codes.codes, found[0].codes) for codes in found)
+    assert not list(tmp_path.rglob("*.lock"))
