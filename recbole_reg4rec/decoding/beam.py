@@ -4,18 +4,19 @@ At each step every path picks an open codebook (CRSS: the one whose best feasibl
 by tokens of it. With ``branch`` > 1 a path tries its ``branch`` surest codebooks, weighted by a distribution over them
 that is proportional to their confidence. Paths that reach the same item in different orders are one: their
 probabilities are added up (`scoring.path_scores`). So whatever the settings, a complete search gives every item a
-probability, and these sum to 1.
+probability, and these sum to 1. With CORP (`corp`), paths that contradict themselves are dropped on the way.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from recbole_reg4rec.decoding.catalogue import Catalogue, feasible_log_softmax
+from recbole_reg4rec.decoding.corp import CorpRule, PrunedStep, Reflection
 
 ORDERS = ("confidence", "random", "fixed")
 NEVER = float("-inf")
@@ -31,6 +32,13 @@ class StepModel(Protocol):
         """Keeps the paths ``parents`` int64 ``[B, W]``, appends a token to each, and gives ``[B, W, M, K]``."""
 
 
+class CategoryModel(StepModel, Protocol):
+    """What CORP needs beside that."""
+
+    def categories(self) -> Tensor:
+        """Category log-probabilities of the states behind the newest logits, float32 ``[B, Q, C]``."""
+
+
 @dataclass
 class Paths:
     """The paths a search ends with, best first.
@@ -41,6 +49,7 @@ class Paths:
     ``items``: int64 ``[B, W, C]``, items that carry all tokens of the path, 0 fills up; more than one only where codes
     collide.
     ``first_log_probs``: float32 ``[B, M, K]``, what the model held likely before the first token.
+    ``checks``: what CORP saw and dropped, step by step; empty without it.
     """
 
     scores: Tensor
@@ -48,6 +57,7 @@ class Paths:
     tokens: Tensor
     items: Tensor
     first_log_probs: Tensor
+    checks: tuple[PrunedStep, ...] = ()
 
 
 @dataclass
@@ -67,6 +77,8 @@ def beam_search(
     branch: int = 1,
     generator: torch.Generator | None = None,
     complete: bool = False,
+    corp: CorpRule | None = None,
+    absolute: bool = False,
 ) -> Paths:
     """Finds the most probable paths to real items.
 
@@ -78,8 +90,14 @@ def beam_search(
         branch: codebooks tried by each path and step; only ``confidence`` order uses more than one.
         generator: source of randomness for ``random``.
         complete: go all M steps even when every path has come down to a single item; scores are the same.
+        corp: prunes by this rule, for which the model must be a `CategoryModel`; a path then goes on to the last step
+            that is checked, even when it has come down to a single item.
+        absolute: the model gives log-probabilities over all tokens, which are kept as they are instead of becoming
+            shares of what is feasible; every search is complete then.
     """
-    first = feasible_log_softmax(model.first(), catalogue.used)
+    complete = complete or absolute
+    first = model.first()
+    first = first.masked_fill(~catalogue.used, NEVER) if absolute else feasible_log_softmax(first, catalogue.used)
     batch, device = first.shape[0], first.device
     beam = _Beam(
         scores=first.new_zeros(batch, 1),
@@ -88,20 +106,27 @@ def beam_search(
         closed=torch.zeros(batch, 1, catalogue.codebooks, dtype=torch.bool, device=device),
         candidates=None,
     )
+    reflection = Reflection(corp, cast(CategoryModel, model).categories) if corp is not None else None
     logits, total = first, first.new_zeros(first.shape[:-1])
     for step in range(catalogue.codebooks):
         books, weights = _choose_books(logits, total, beam.closed, step, order, branch, generator)
         beam, parents = _extend(beam, logits, total, books, weights, catalogue, width)
         candidates = beam.candidates
         assert candidates is not None
-        if step + 1 == catalogue.codebooks or (not complete and candidates.shape[-1] == 1):
+        reflects = reflection is not None and reflection.wants(step + 2)
+        if step + 1 == catalogue.codebooks or (not complete and not reflects and candidates.shape[-1] == 1):
             break
         logits = model.advance(parents, beam.books[..., -1], beam.tokens[..., -1])
+        if reflection is not None and reflects:
+            pruned = reflection.check(parents, beam.scores, beam.books, beam.tokens, candidates)
+            beam.scores, beam.candidates = pruned
+            candidates = pruned[1]
         # Only the chosen codebook is normalised token by token: this array is what decoding costs.
         logits = logits.masked_fill_(~catalogue.feasible(candidates), NEVER)
-        total = logits.logsumexp(-1)
+        total = torch.zeros_like(logits[..., 0]) if absolute else logits.logsumexp(-1)
     assert beam.candidates is not None
-    return Paths(beam.scores, beam.books, beam.tokens, beam.candidates, first[:, 0])
+    checks = tuple(reflection.checks) if reflection is not None else ()
+    return Paths(beam.scores, beam.books, beam.tokens, beam.candidates, first[:, 0], checks)
 
 
 def _choose_books(

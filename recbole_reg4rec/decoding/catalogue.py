@@ -21,6 +21,8 @@ class Catalogue(nn.Module):
 
     codes: Tensor
     postings: Tensor
+    starts: Tensor
+    counts: Tensor
     used: Tensor
 
     def __init__(self, codes: Tensor, codewords: int) -> None:
@@ -28,8 +30,11 @@ class Catalogue(nn.Module):
         self.codebooks, self.codewords = codes.shape[1], codewords
         # Not in the state_dict: the codes come from the tokenizer, whose fingerprint the checkpoint holds.
         self.register_buffer("codes", codes, persistent=False)
-        self.register_buffer("postings", _posting_lists(codes, codewords), persistent=False)
-        self.register_buffer("used", self.postings[:, :, 0] > 0, persistent=False)
+        postings, counts = _posting_lists(codes, codewords)
+        self.register_buffer("postings", postings, persistent=False)
+        self.register_buffer("counts", counts, persistent=False)
+        self.register_buffer("starts", counts.flatten().cumsum(0).view_as(counts) - counts, persistent=False)
+        self.register_buffer("used", counts > 0, persistent=False)
 
     @property
     def items(self) -> int:
@@ -38,7 +43,10 @@ class Catalogue(nn.Module):
 
     def open(self, books: Tensor, tokens: Tensor) -> Tensor:
         """Items that carry one token: int64 ``[...]`` each in, int64 ``[..., P]`` out, 0 fills up."""
-        return self.postings[books, tokens]
+        count = self.counts[books, tokens].unsqueeze(-1)
+        place = torch.arange(max(1, int(count.max())) if count.numel() else 1, device=count.device)
+        inside = place < count
+        return self.postings[(self.starts[books, tokens].unsqueeze(-1) + place) * inside] * inside
 
     def narrow(self, candidates: Tensor, books: Tensor, tokens: Tensor) -> Tensor:
         """Those of the candidates ``[..., P]`` that also carry a token ``[...]``; ``[..., P']`` with ``P' <= P``."""
@@ -60,19 +68,16 @@ class Catalogue(nn.Module):
         return mask.scatter_(-1, codes, True)[..., : self.codewords]
 
 
-def _posting_lists(codes: Tensor, codewords: int) -> Tensor:
-    """Items of every token, int64 ``[M, K, longest list]``, ascending, 0 fills up."""
+def _posting_lists(codes: Tensor, codewords: int) -> tuple[Tensor, Tensor]:
+    """Items of every token, one list after the other, each ascending, int64 ``[M * items]``; lengths ``[M, K]``.
+
+    Lists differ in length as much as tokens in use, so that they are not filled up to the longest.
+    """
     items, books = codes.shape[0] - 1, codes.shape[1]
-    flat = codes[1:] + torch.arange(books, device=codes.device) * codewords
-    token = flat.T.reshape(-1)
+    token = (codes[1:] + torch.arange(books, device=codes.device) * codewords).T.reshape(-1)
     item = torch.arange(1, items + 1, device=codes.device).repeat(books)
-    order = torch.argsort(token, stable=True)
-    token, item = token[order], item[order]
     counts = torch.bincount(token, minlength=books * codewords)
-    place = torch.arange(len(token), device=codes.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    lists = torch.zeros(books * codewords, max(1, int(counts.max())), dtype=torch.int64, device=codes.device)
-    lists[token, place] = item
-    return lists.view(books, codewords, -1)
+    return item[torch.argsort(token, stable=True)], counts.view(books, codewords)
 
 
 def feasible_log_softmax(logits: Tensor, feasible: Tensor) -> Tensor:

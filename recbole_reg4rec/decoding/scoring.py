@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_reg4rec.decoding.beam import NEVER, Paths
@@ -22,9 +23,10 @@ def parallel_scores(log_probs: Tensor, catalogue: Catalogue) -> Tensor:
     Returns:
         float32 ``[B, items + 1]``; column 0 (padding) is as low as the lowest item.
     """
-    total = log_probs[:, 0][:, catalogue.codes[:, 0]]
-    for book in range(1, catalogue.codebooks):
-        total = total + log_probs[:, book][:, catalogue.codes[:, book]]
+    books = torch.arange(catalogue.codebooks, device=log_probs.device)
+    rows = catalogue.codes + books * catalogue.codewords
+    # A row a token, so that what is added up for a batch lies together.
+    total = F.embedding_bag(rows, log_probs.flatten(1).T.contiguous(), mode="sum").T.contiguous()
     total[:, 0] = NEVER
     floor = total.masked_fill(total.isinf(), float("inf")).amin(1, keepdim=True)
     return torch.maximum(total, floor)

@@ -49,7 +49,7 @@ def test_unused_tokens_and_the_padding_item_are_never_feasible() -> None:
     codes = torch.tensor([[4, 4], [0, 1], [0, 2]])
     catalogue = Catalogue(codes, 5)
     assert catalogue.used.tolist() == [[True, False, False, False, False], [False, True, True, False, False]]
-    assert catalogue.open(torch.tensor([0]), torch.tensor([4])).tolist() == [[0, 0]]
+    assert catalogue.open(torch.tensor([0]), torch.tensor([4])).tolist() == [[0]]
 
 
 def test_batches_of_any_shape_equal_single_rows(catalogue: Catalogue) -> None:
