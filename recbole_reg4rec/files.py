@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+import filelock
 
 
 @contextmanager
@@ -27,6 +29,33 @@ def whole_file(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(path: Path, keep: bool = False) -> Iterator[None]:
+    """Lets one process at a time into the block: the others wait. The lock dies with its process.
+
+    Where the file system has no locks, nobody waits.
+
+    Args:
+        path: the lock's own file.
+        keep: leave the file. Without it, who has waited may meet who comes later: it must look first whether the
+            work is done.
+    """
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        if not keep:
+            # Before the release: who comes later makes a new file, who waits has this one; both find the work done.
+            with suppress(OSError):
+                path.unlink()
+        lock.release()
 
 
 def check_writable(folder: Path) -> None:

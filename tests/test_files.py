@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from recbole_reg4rec.files import check_writable, whole_file
+from recbole_reg4rec.files import check_writable, exclusive, whole_file
 
 
 def test_the_file_appears_only_when_the_block_ends(tmp_path: Path) -> None:
@@ -46,3 +48,34 @@ def test_what_cannot_be_written_raises(tmp_path: Path) -> None:
             use()
     check_writable(tmp_path / "new" / "folder")
     assert os.listdir(tmp_path / "new" / "folder") == []
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_one_at_a_time(tmp_path: Path, keep: bool) -> None:
+    inside, most, start = [0], [0], threading.Barrier(4)
+
+    def work() -> None:
+        start.wait()
+        for _ in range(5):
+            with exclusive(tmp_path / "a.lock", keep=True):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0.002)
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    with exclusive(tmp_path / "a.lock", keep=keep):
+        pass
+    assert (tmp_path / "a.lock").exists() == keep
+
+
+def test_a_lock_ends_with_its_block_however_that_ends(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "a.lock"):
+        raise ZeroDivisionError
+    with exclusive(tmp_path / "a.lock"):
+        assert (tmp_path / "a.lock").exists()

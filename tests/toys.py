@@ -102,6 +102,11 @@ class Toy:
 
 # Small enough that a test takes a fraction of a second.
 TINY = {
+    # The paper's model; tests of the other evidence switch it on.
+    "item_path": False,
+    "memory": False,
+    "repeat": False,
+    "reason_weight": 1.0,
     "use_gpu": False,
     "show_progress": False,
     "codebooks": 2,
@@ -109,6 +114,10 @@ TINY = {
     "mpq_hidden": 8,
     "mpq_dim": 4,
     "mpq_epochs": 3,
+    "opq_rounds": 2,
+    "rqvae_hidden": [8],
+    "rqvae_dim": 4,
+    "rqvae_epochs": 3,
     "text_dim": 4,
     "collaborative_dim": 4,
     "hidden_size": 8,

@@ -15,12 +15,13 @@ from recbole_reg4rec.config.settings import (
 )
 
 if TYPE_CHECKING:
-    from recbole_reg4rec.config.config import Reg4RecConfig, resolved_settings
+    from recbole_reg4rec.config.config import Reg4RecConfig, given_settings, resolved_settings
 
 __all__ = [
     "Reg4RecConfig",
     "Setting",
     "describe_settings",
+    "given_settings",
     "known_settings",
     "load_yaml",
     "parse_value",
@@ -32,7 +33,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Late, because RecBole's Config imports torch, and --help should not wait for that.
-    if name in ("Reg4RecConfig", "resolved_settings"):
+    if name in ("Reg4RecConfig", "given_settings", "resolved_settings"):
         from recbole_reg4rec.config import config
 
         return getattr(config, name)

@@ -18,6 +18,7 @@ from recbole.utils import EvaluatorType, InputType
 
 from recbole_reg4rec.config.rules import Rule
 from recbole_reg4rec.config.settings import (
+    combined_rules,
     describe_settings,
     known_settings,
     load_yaml,
@@ -26,7 +27,6 @@ from recbole_reg4rec.config.settings import (
     own_property_files,
     parse_value,
     recbole_properties_dir,
-    recbole_rules,
     recbole_settings,
     refuse_pickles,
     refuse_processes,
@@ -165,13 +165,10 @@ class Reg4RecConfig(Config):
                     self._update_internal_config_dict(inherited / f"{base}.yaml")
                     break
         recboles = recbole_settings(model_class)
-        rules = recbole_rules(recboles)
-        for path in own_property_files(model_class, dataset):
-            own = describe_settings(path)
-            self.internal_config_dict.update({item.name: item.value for item in own})
-            found = {item.name: item.rule for item in own if item.rule is not None}
-            # What holds for one data set narrows nothing: there, `class` may be text where None is allowed too.
-            rules = {**found, **rules} if path.parent.name == "dataset" else {**rules, **found}
+        own = [(path, describe_settings(path)) for path in own_property_files(model_class, dataset)]
+        for _, items in own:
+            self.internal_config_dict.update({item.name: item.value for item in items})
+        rules = combined_rules(recboles, own)
         self._check_user_settings(known_settings(model_class, recboles), rules)
 
     def _check_user_settings(self, known: set[str], rules: Mapping[str, Rule]) -> None:
@@ -245,6 +242,11 @@ class Reg4RecConfig(Config):
 def resolved_settings(config: Config) -> dict[str, Any]:
     """All final settings as plain data for ``json``: devices, paths and classes as text, enumerations by name."""
     return {str(name): _plain(value) for name, value in config.final_config_dict.items()}
+
+
+def given_settings(config: Config) -> set[str]:
+    """Names of the settings that the user gave, by file, dictionary or command line, over the property files."""
+    return set(config.external_config_dict)
 
 
 def _plain(value: Any) -> Any:

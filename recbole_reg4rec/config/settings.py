@@ -23,6 +23,7 @@ from recbole_reg4rec.errors import UserError
 
 __all__ = [
     "Setting",
+    "combined_rules",
     "describe_settings",
     "known_settings",
     "load_yaml",
@@ -242,6 +243,21 @@ def recbole_rules(settings: Iterable[Setting]) -> dict[str, Rule]:
         if "None" not in rule.types and (None in defaults[name] or "str" in rule.types):
             rules[name] = Rule((*rule.types, "None"))
     return {name: rule for name, rule in rules.items() if all(map(rule.allows, defaults[name]))}
+
+
+def combined_rules(recboles: Iterable[Setting], own: Iterable[tuple[Path, Iterable[Setting]]]) -> dict[str, Rule]:
+    """What each setting of a model may be.
+
+    Args:
+        recboles: what :func:`recbole_settings` found.
+        own: this package's property files, weakest first, with what :func:`describe_settings` found in them.
+    """
+    rules = recbole_rules(recboles)
+    for path, items in own:
+        found = {item.name: item.rule for item in items if item.rule is not None}
+        # What holds for one data set narrows nothing: there, `class` may be text where None is allowed too.
+        rules = {**found, **rules} if path.parent.name == "dataset" else {**rules, **found}
+    return rules
 
 
 def _describe(text: str, loader: type[yaml.SafeLoader]) -> Iterator[Setting]:

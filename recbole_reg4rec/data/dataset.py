@@ -29,6 +29,8 @@ from recbole_reg4rec.errors import UserError
 
 # Where in the log the target of a row stands; RecBole carries the column through its splits.
 LOG_POSITION = "log_position"
+# int64 [rows, most]: all that a row's user took before, however long ago, oldest first, 0 pads on the right.
+SEEN = "seen_items"
 
 # float64 holds every integer up to here; above it neighbouring nanosecond stamps fall together.
 _EXACT_FLOAT_LIMIT = 2**53
@@ -322,9 +324,17 @@ class OrderedDataset(SequentialDataset):
             values = self.log[field][places]
             keep = inside.reshape(inside.shape + (1,) * (values.dim() - 2))
             lists[getattr(self, f"{field}_list_field")] = values * keep.to(values.dtype)
+        if self.config["repeat"]:
+            lists[SEEN] = self._seen_lists(rows)
         rows = Interaction(dict(rows.interaction))
         rows.update(Interaction(lists))
         return rows
+
+    def _seen_lists(self, rows: Interaction) -> torch.Tensor:
+        row, items = self.seen_items(rows)
+        count = torch.bincount(row, minlength=len(rows))
+        place = torch.arange(len(row)) - torch.repeat_interleave(torch.cumsum(count, 0) - count, count)
+        return items.new_zeros(len(rows), int(count.max())).index_put((row, place), items)
 
     def seen_items(self, rows: Interaction) -> tuple[torch.Tensor, torch.Tensor]:
         """The whole history before each target, however long: ``(row number [S], item id [S])``, both int64."""

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
+from torch import Tensor
 
 from recbole_reg4rec.data.dataset import LOG_POSITION, OrderedDataset
 
 # int64 [rows, positions]: the item that follows each position, 0 where nothing is to be learned.
 TARGETS = "target_items"
+# int64 [rows, positions + N - 1]: the item behind each position and those after it; 0 behind the training part.
+FUTURE = "future_items"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class TrainingSequences:
 
 def training_sequences(train: OrderedDataset) -> TrainingSequences:
     """Cuts each user's log behind the last training target; users without a training target are left out."""
+    places, offsets = _training_places(train)
+    return TrainingSequences(items=train.log[train.iid_field].numpy()[places], offsets=offsets)
+
+
+def _training_places(train: OrderedDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Where in the log the training part lies, int64 ``[interactions]``, and the offsets of its users."""
     targets = np.sort(train.inter_feat[LOG_POSITION].numpy())
     start = train.history_start[targets]
     last_of_user = np.concatenate([start[1:] != start[:-1], [True]])
@@ -51,7 +60,7 @@ def training_sequences(train: OrderedDataset) -> TrainingSequences:
     lengths = last - first + 1
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     places = np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return TrainingSequences(items=train.log[train.iid_field].numpy()[places], offsets=offsets)
+    return places, offsets
 
 
 @dataclass(frozen=True)
@@ -94,10 +103,15 @@ def cut_windows(sequences: TrainingSequences, longest: int, overlap: float) -> W
 
 
 class WholeSequenceLoader:
-    """Batches of windows of similar length, a new arrangement every epoch, decided by seed and epoch alone.
+    """Batches of windows of similar length, a new arrangement every epoch, decided by seed, stage and epoch alone.
 
     A batch holds at most ``train_batch_size`` positions, padding included. It is an `Interaction` with the inputs
-    ``item_id_list`` int64 ``[B, T]`` (0 pads on the right), ``item_length`` int64 ``[B]`` and `TARGETS`.
+    ``item_id_list`` int64 ``[B, T]`` (0 pads on the right), ``item_length`` int64 ``[B]`` and `TARGETS`; for a model
+    with ``reads_times`` also the times of the inputs, float32 ``[B, T]``, under the name that evaluation gives them;
+    with ``future`` above 0 also `FUTURE`.
+
+    Attributes:
+        future: items that a position looks ahead, its target among them; 0 leaves `FUTURE` out.
     """
 
     def __init__(self, config: Any, dataset: OrderedDataset) -> None:
@@ -110,7 +124,11 @@ class WholeSequenceLoader:
         self._length = config["ITEM_LIST_LENGTH_FIELD"]
         self._seed = int(config["seed"])
         self._items = torch.from_numpy(self.sequences.items)
-        self._epoch = 0
+        self._time_list, self._times = config["TIME_FIELD"] + config["LIST_SUFFIX"], None
+        if getattr(config.model_class, "reads_times", False):
+            self._times = dataset.log[dataset.time_field][torch.from_numpy(_training_places(dataset)[0])]
+        self._epoch: tuple[int, ...] = (0,)
+        self.future = 0
         self._batches = self._arrange()
 
     @property
@@ -118,9 +136,9 @@ class WholeSequenceLoader:
         """Trained positions an epoch."""
         return self.windows.targets
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the arrangement of ``epoch``; the same seed and epoch always give the same batches."""
-        self._epoch = epoch
+    def set_epoch(self, epoch: int, stage: int = 0) -> None:
+        """Chooses the arrangement of an epoch; the same seed, stage and epoch always give the same batches."""
+        self._epoch = (epoch, stage) if stage else (epoch,)
         self._batches = self._arrange()
 
     def __len__(self) -> int:
@@ -132,7 +150,7 @@ class WholeSequenceLoader:
 
     def _arrange(self) -> list[np.ndarray]:
         """Sorts by length with a little noise, so that epochs differ, and cuts at the limit of positions."""
-        generator = np.random.default_rng([self._seed, self._epoch])
+        generator = np.random.default_rng([self._seed, *self._epoch])
         length = self.windows.length.astype(np.float64)
         noise = generator.random(len(length)) * (0.1 * length + 1.0) if self.shuffle else 0.0
         order = np.argsort(-(length + noise), kind="stable")
@@ -158,4 +176,17 @@ class WholeSequenceLoader:
         inputs = torch.where(inside, self._items[places], zero)
         trained = inside & (offsets >= skip.unsqueeze(1))
         targets = torch.where(trained, self._items[places + trained], zero)
-        return Interaction({self._item_list: inputs, self._length: length, TARGETS: targets})
+        batch = {self._item_list: inputs, self._length: length, TARGETS: targets}
+        if self._times is not None:
+            batch[self._time_list] = self._times[places] * inside
+        if self.future > 0:
+            batch[FUTURE] = self._look_ahead(start, int(length.max()) + self.future - 1)
+        return Interaction(batch)
+
+    def _look_ahead(self, start: Tensor, count: int) -> Tensor:
+        """The ``count`` items behind the first of each window, within the training part; int64 ``[B, count]``."""
+        offsets = torch.from_numpy(self.sequences.offsets)
+        end = offsets[torch.searchsorted(offsets, start, right=True)]
+        places = start.unsqueeze(1) + 1 + torch.arange(count)
+        inside = places < end.unsqueeze(1)
+        return self._items[places * inside] * inside

@@ -14,7 +14,7 @@ class Reasoner(nn.Module):
 
     Args:
         table: token embeddings, shared with the encoder and, as output weights, with the head.
-        categories: number of categories, without the padding.
+        categories: number of categories, without the padding; 0 for a model that predicts none.
         start_from_history: add the state behind the last item to ``<BOS>`` (our choice; off: the bare ``<BOS>``).
     """
 
@@ -40,7 +40,7 @@ class Reasoner(nn.Module):
         )
         self.project = nn.Linear(width, width)
         self.bias = nn.Parameter(torch.zeros(len(table.weight)))
-        self.category = nn.Linear(width, categories + 1)
+        self.category = nn.Linear(width, categories + 1) if categories else None
 
     def session(self, history: History, queries: Tensor, mask: Tensor | None, causal: bool) -> ReasoningSession:
         """Starts paths at ``queries`` ``[B, Q, d]``, the states they reason from; see `Attention` for the mask."""
@@ -56,8 +56,24 @@ class Reasoner(nn.Module):
         logits = nn.functional.linear(self.project(hidden), self.table.weight, self.bias)
         return logits.unflatten(-1, (self.table.codebooks, self.table.codewords))
 
+    def book_logits(self, hidden: Tensor, book: int) -> Tensor:
+        """Logits of one codebook's tokens alone: ``[..., d]`` to ``[..., K]``."""
+        rows = slice(book * self.table.codewords, (book + 1) * self.table.codewords)
+        return nn.functional.linear(self.project(hidden), self.table.weight[rows], self.bias[rows])
+
+    def chosen_logits(self, projected: Tensor, books: Tensor) -> Tensor:
+        """Logits of the tokens of one codebook each, after `project`: ``[N, d]``, int64 ``[N]`` to ``[N, K]``."""
+        weight = self.table.weight.view(self.table.codebooks, self.table.codewords, -1)
+        bias = self.bias.view(self.table.codebooks, -1)
+        order = books.argsort()
+        counts = torch.bincount(books, minlength=self.table.codebooks).tolist()
+        parts = projected.index_select(0, order).split(counts)
+        logits = [nn.functional.linear(part, weight[book], bias[book]) for book, part in enumerate(parts)]
+        return torch.cat(logits).index_select(0, order.argsort())
+
     def category_logits(self, hidden: Tensor) -> Tensor:
         """Logits of the item's category: ``[..., d]`` to ``[..., categories + 1]``; the padding category never wins."""
+        assert self.category is not None, "a model without categories asks for none"
         logits = self.category(hidden)
         return torch.cat([torch.full_like(logits[..., :1], -1e4), logits[..., 1:]], dim=-1)
 
@@ -70,6 +86,8 @@ class ReasoningSession:
     ) -> None:
         self._reasoner, self._sources, self._mask, self._causal = reasoner, sources, mask, causal
         self._queries = queries
+        # What the present paths read, line by line.
+        self._open_sources = sources
         self._caches: list[StepCache | None] = [None] * len(sources)
 
     def begin(self) -> Tensor:
@@ -80,6 +98,25 @@ class ReasoningSession:
     def take(self, embedded: Tensor) -> Tensor:
         """States after every path took a token, whose embeddings are ``[B, Q, d]``."""
         return self._step(embedded)
+
+    def branch(self, rows: Tensor, mask: Tensor, parents: Tensor | None = None) -> None:
+        """Continues with paths of any rows, set side by side anew.
+
+        Args:
+            rows: int64 ``[C]``, which of the histories each line reads.
+            mask: bool ``[C, 1, W, S]``, where each path may look from here on.
+            parents: int64 ``[C, W]``, places among all paths there are now, of which the new ones are copies; None
+                before the first step.
+        """
+        self._open_sources = [
+            (keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self._sources
+        ]
+        self._mask, self._causal = mask, False
+        for number, cache in enumerate(self._caches):
+            if cache is not None and parents is not None:
+                picked = (part.flatten(0, 1).index_select(0, parents.flatten()) for part in cache)
+                keys, values = (part.unflatten(0, parents.shape) for part in picked)
+                self._caches[number] = (keys, values)
 
     def follow(self, parents: Tensor) -> None:
         """Continues with copies of the paths ``parents``, int64 ``[B, W]``."""
@@ -92,5 +129,7 @@ class ReasoningSession:
     def _step(self, x: Tensor) -> Tensor:
         x = self._reasoner.dropout(self._reasoner.norm(x))
         for number, layer in enumerate(self._reasoner.layers):
-            x, self._caches[number] = layer(x, self._caches[number], self._sources[number], self._mask, self._causal)
+            x, self._caches[number] = layer(
+                x, self._caches[number], self._open_sources[number], self._mask, self._causal
+            )
         return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,17 +11,34 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
-from recbole_reg4rec.data.sequences import TARGETS
+from recbole_reg4rec.data.dataset import SEEN
+from recbole_reg4rec.data.repeats import repeat_odds
+from recbole_reg4rec.data.sequences import TARGETS, training_sequences
 from recbole_reg4rec.decoding.beam import ORDERS, Paths, beam_search
 from recbole_reg4rec.decoding.catalogue import Catalogue, feasible_log_softmax
+from recbole_reg4rec.decoding.corp import PrunedStep, corp_rule
 from recbole_reg4rec.decoding.scoring import item_scores
+from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.evidence import EvidenceWeights, ItemPath, log_share
 from recbole_reg4rec.model.history import FORMS, History, HistoryEncoder, TokenTable
 from recbole_reg4rec.model.memory import build_memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
+from recbole_reg4rec.model.repeat import Repeat, newest_places
 from recbole_reg4rec.model.tokens import ItemTokens
 
 __all__ = ["FORMS", "ORDERS", "REG4Rec"]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Scores of all items, float32 ``[B, items + 1]``, with what they come from.
+
+    ``evidence``: each kind before its weight, by name, same shape. ``paths``: None where reasoning has no weight.
+    """
+
+    scores: Tensor
+    evidence: dict[str, Tensor]
+    paths: Paths | None
 
 
 class REG4Rec(SequentialRecommender):
@@ -53,28 +71,46 @@ class REG4Rec(SequentialRecommender):
         table = TokenTable(codes, tokens.codewords, width)
         self.item_path = ItemPath(table) if config["item_path"] else None
         self.memory = build_memory(config, dataset) if config["memory"] else None
+        self.repeat = None
+        if config["repeat"]:
+            self.repeat = Repeat(repeat_odds(training_sequences(dataset), dataset.item_num))
         self.weights = EvidenceWeights(
             reason=float(config["reason_weight"]),
             recognise=float(config["recognise_weight"]),
             remember=float(config["remember_weight"]),
+            repeat=float(config["repeat_weight"]),
         )
         identity = self.item_path.identity if self.item_path is not None else None
-        encoder_layers = layers - layers // 2
+        decoder_layers = layers // 2 if config["reason"] else 0
+        if config["reason"] and not decoder_layers:
+            raise UserError("setting n_layers is 1, which leaves the decoder none; make it 2 or more, or reason: False")
         self.encoder = HistoryEncoder(
-            table, config["history_form"], self.max_seq_length, layers=encoder_layers, identity=identity, **shape
-        )
-        self.reasoner = Reasoner(
             table,
-            tokens.categories,
-            layers=layers // 2,
-            start_from_history=bool(config["start_from_history"]),
+            config["history_form"],
+            self.max_seq_length,
+            layers=layers - decoder_layers,
+            identity=identity,
             **shape,
         )
+        self.reasoner = None
+        if config["reason"]:
+            self.reasoner = Reasoner(
+                table,
+                tokens.categories,
+                layers=decoder_layers,
+                start_from_history=bool(config["start_from_history"]),
+                **shape,
+            )
+        elif self.item_path is None:
+            raise UserError("settings reason and item_path are both off, which leaves nothing to train; switch one on")
         self.training_order = str(config["training_order"])
         self.decoding_order = str(config["decoding_order"])
         self.category_weight = float(config["category_weight"])
         self.beam_width = int(config["beam_width"])
         self.beam_branch = int(config["beam_branch"])
+        self.corp = corp_rule(config)
+        # What CORP checked in the last call of `full_sort_predict`, for whoever knows the targets.
+        self.checks: tuple[PrunedStep, ...] = ()
         self._seed = int(config["seed"])
 
     members: Tensor
@@ -89,17 +125,26 @@ class REG4Rec(SequentialRecommender):
         """
         items, targets = interaction[self.ITEM_SEQ], interaction[TARGETS]
         history = self.encoder(items)
-        mask = None
-        if not history.causal:
-            mask = torch.arange(items.shape[1], device=items.device).unsqueeze(1) >= history.owner
-        session = self.reasoner.session(history, history.last, mask, causal=history.causal)
         trained = targets > 0
-        losses = self._supervise(session, trained, targets[trained])
+        losses: tuple[Tensor, ...] = ()
+        if self.reasoner is not None:
+            session = self.reasoner.session(history, history.last, history.mask(), causal=history.causal)
+            losses = self._supervise(self.reasoner, session, trained, targets[trained])
         if self.item_path is None:
             return losses
-        return (*losses, self.item_path.loss(history.last[trained], targets[trained]))
+        return (*losses, self.item_loss(self.item_path, history, items, targets))
 
-    def _supervise(self, session: ReasoningSession, trained: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def item_loss(self, path: ItemPath, history: History, items: Tensor, targets: Tensor) -> Tensor:
+        """Loss of the item path at all targets, int64 ``[B, T]``, 0 for none, repeating included; scalar, nats."""
+        trained, extra = targets > 0, None
+        if self.repeat is not None:
+            number, seen, ages = newest_places(items, trained)
+            extra = number, seen, self.repeat(ages)
+        return path.loss(history.last[trained], targets[trained], extra)
+
+    def _supervise(
+        self, reasoner: Reasoner, session: ReasoningSession, trained: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Walks the true path of every target ``[R]``; each step is charged for all codebooks still open.
 
         The mean over open codebooks, summed over steps, is an unbiased estimate of the negative log-likelihood of the
@@ -116,11 +161,11 @@ class REG4Rec(SequentialRecommender):
         token_loss = category_loss = hidden.new_zeros(())
         for step in range(books):
             states = hidden[trained]
-            log_probs = feasible_log_softmax(self.reasoner.token_logits(states).float(), feasible)
+            log_probs = feasible_log_softmax(reasoner.token_logits(states).float(), feasible)
             nll = -log_probs.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
             token_loss = token_loss + (nll * is_open).sum() / (count * (books - step))
             if self.category_weight > 0:
-                category_loss = category_loss + self._category_loss(states, targets) / books
+                category_loss = category_loss + self.category_loss(states, targets) / books
             if step + 1 == books:
                 break
             if order is None:
@@ -137,7 +182,7 @@ class REG4Rec(SequentialRecommender):
                 candidates = self.catalogue.narrow(candidates, book, token)
             feasible = self.catalogue.feasible(candidates)
             embedded = torch.zeros_like(hidden)
-            embedded[trained] = self.reasoner.table.tokens(book, token).to(hidden.dtype)
+            embedded[trained] = reasoner.table.tokens(book, token).to(hidden.dtype)
             hidden = session.take(embedded)
         return token_loss, self.category_weight * category_loss
 
@@ -150,9 +195,9 @@ class REG4Rec(SequentialRecommender):
             return torch.arange(books, device=device).expand(count, -1)
         return torch.rand(count, books, device=device).argsort(dim=1)
 
-    def _category_loss(self, states: Tensor, targets: Tensor) -> Tensor:
+    def category_loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy against the target's categories in equal shares; targets without one do not count."""
-        log_probs = self.reasoner.category_logits(states).float().log_softmax(-1)
+        log_probs = self.decoder.category_logits(states).float().log_softmax(-1)
         members = self.members[targets]
         belongs = (members > 0).float()
         owned = belongs.sum(1)
@@ -162,7 +207,11 @@ class REG4Rec(SequentialRecommender):
     # ---------------------------------------------------------------------------------------------- inference
 
     def reason(self, items: Tensor, lengths: Tensor, complete: bool = False) -> Paths:
-        """The best paths for histories: int64 ``[B, T]`` (0 pads on the right) and ``[B]``, in ``[1, T]``."""
+        """The best paths for histories: int64 ``[B, T]`` (0 pads on the right) and ``[B]``, in ``[1, T]``.
+
+        Raises:
+            UserError: the model was built without reasoning.
+        """
         return self._reason(*self._read(items, lengths), lengths, complete)
 
     def _read(self, items: Tensor, lengths: Tensor) -> tuple[History, Tensor]:
@@ -171,32 +220,63 @@ class REG4Rec(SequentialRecommender):
         last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, history.last.shape[-1])
         return history, history.last.gather(1, last)
 
+    def open_session(self, items: Tensor, lengths: Tensor) -> ReasoningSession:
+        """Paths about to start behind histories, see `reason`; one a user."""
+        return self._session(*self._read(items, lengths), lengths)
+
+    def _session(self, history: History, last: Tensor, lengths: Tensor) -> ReasoningSession:
+        return self.decoder.session(history, last, history.mask_behind(lengths), causal=False)
+
+    @property
+    def decoder(self) -> Reasoner:
+        """The reasoner.
+
+        Raises:
+            UserError: the model was built without it.
+        """
+        if self.reasoner is None:
+            raise UserError("setting reason is off, so that there are no paths to ask for; train with reason: True")
+        return self.reasoner
+
     def _reason(self, history: History, last: Tensor, lengths: Tensor, complete: bool = False) -> Paths:
-        mask = history.owner < lengths.unsqueeze(1)
-        session = self.reasoner.session(history, last, mask[:, None, None], causal=False)
+        session = self._session(history, last, lengths)
         generator = torch.Generator().manual_seed(self._seed)
         return beam_search(
-            _Steps(self.reasoner, session),
+            _Steps(self.decoder, session),
             self.catalogue,
             self.beam_width,
             order=self.decoding_order,
             branch=self.beam_branch,
             generator=generator,
             complete=complete,
+            corp=self.corp,
         )
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """A finite score for every item, float32 ``[B, items + 1]``."""
-        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        seen = interaction.interaction.get(SEEN)  # more than the model's reach, where the data set was asked for it
+        ranking = self.rank(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], seen)
+        self.checks = ranking.paths.checks if ranking.paths is not None else ()
+        return ranking.scores
+
+    def rank(self, items: Tensor, lengths: Tensor, seen: Tensor | None = None) -> Ranking:
+        """Scores of all items for histories: int64 ``[B, T]`` (0 pads on the right) and ``[B]``, in ``[1, T]``.
+
+        ``seen``: int64 ``[B, S]``, all that the users took, oldest first, 0 pads; none: what is in ``items``.
+        """
         history, last = self._read(items, lengths)
-        evidence = {}
-        if self.weights.reason > 0:
-            evidence["reason"] = item_scores(self._reason(history, last, lengths), self.catalogue)
+        evidence: dict[str, Tensor] = {}
+        paths = None
+        if self.reasoner is not None and self.weights.reason > 0:
+            paths = self._reason(history, last, lengths)
+            evidence["reason"] = item_scores(paths, self.catalogue)
         if self.item_path is not None:
             evidence["recognise"] = self.item_path.log_probs(last[:, 0])
         if self.memory is not None:
             evidence["remember"] = log_share(self.memory(items, lengths))
-        return self.weights.combine(evidence)
+        if self.repeat is not None:
+            evidence["repeat"] = self.repeat.scores(items if seen is None else seen, self.n_items)
+        return Ranking(self.weights.combine(evidence), evidence, paths)
 
     def predict(self, interaction: Interaction) -> Tensor:
         """The same scores for one item a row, float32 ``[B]``."""
@@ -205,14 +285,21 @@ class REG4Rec(SequentialRecommender):
 
 
 class _Steps:
-    """Shows a reasoning session to beam search as logits."""
+    """Shows a reasoning session to beam search as logits, and to CORP as categories."""
+
+    _states: Tensor
 
     def __init__(self, reasoner: Reasoner, session: ReasoningSession) -> None:
         self._reasoner, self._session = reasoner, session
 
     def first(self) -> Tensor:
-        return self._reasoner.token_logits(self._session.begin()).float()
+        self._states = self._session.begin()
+        return self._reasoner.token_logits(self._states).float()
 
     def advance(self, parents: Tensor, books: Tensor, tokens: Tensor) -> Tensor:
         self._session.follow(parents)
-        return self._reasoner.token_logits(self._session.take(self._reasoner.table.tokens(books, tokens))).float()
+        self._states = self._session.take(self._reasoner.table.tokens(books, tokens))
+        return self._reasoner.token_logits(self._states).float()
+
+    def categories(self) -> Tensor:
+        return self._reasoner.category_logits(self._states).float().log_softmax(-1)

@@ -15,15 +15,19 @@ from recbole.data.utils import data_preparation
 from recbole.utils import init_logger, init_seed
 from threadpoolctl import threadpool_limits
 
+from recbole_reg4rec.alignment.stage import AlignmentStage
 from recbole_reg4rec.config import Reg4RecConfig
 from recbole_reg4rec.data.categories import ItemCategories, build_item_categories
 from recbole_reg4rec.data.dataset import OrderedDataset
 from recbole_reg4rec.data.features import build_item_features
 from recbole_reg4rec.data.sequences import WholeSequenceLoader, training_sequences
+from recbole_reg4rec.decoding.corp import corp_rule
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.tokens import ItemTokens
 from recbole_reg4rec.study.registry import READS_ALL_HISTORIES, find_model
 from recbole_reg4rec.tokenizer.codes import ItemCodes, tokenize_items, tokenizer_settings
+from recbole_reg4rec.trainer.checkpoint import settings_hash
+from recbole_reg4rec.trainer.stages import Stage, SupervisedStage
 
 
 @dataclass
@@ -71,6 +75,7 @@ def configure(
     model_class = find_model(model) if isinstance(model, str) else model
     config = Reg4RecConfig(model_class, dataset, config_file_list, config_dict, command_line)
     _check_heads(config)
+    corp_rule(config)
     return config
 
 
@@ -82,6 +87,17 @@ def _check_heads(config: Any) -> None:
             f"setting hidden_size is {width}, which n_heads ({heads}) does not divide; "
             "make hidden_size a multiple of n_heads"
         )
+
+
+def run_name(config: Any, settings: dict[str, Any]) -> str:
+    """What the record and the checkpoint of a run are called."""
+    return f"{config['model']}-{config['dataset']}-seed{config['seed']}-{settings_hash(settings)}"
+
+
+def best_checkpoint(config: Any, settings: dict[str, Any], checkpoint: str | Path | None = None) -> Path:
+    """Where the best model of a run lies: the file named, or the one that the settings lead to."""
+    folder = Path(config["checkpoint_dir"]) / run_name(config, settings)
+    return Path(checkpoint) if checkpoint else folder / "best.pth"
 
 
 def start_logging(config: Any) -> None:
@@ -154,3 +170,23 @@ def build_model(config: Any, data: PreparedData, tokens: Tokenized | None) -> An
     if config["model"] in READS_ALL_HISTORIES:
         dataset = dataset.with_histories()
     return config.model_class(config, dataset, *extra).to(config["device"])
+
+
+def build_stages(config: Any, model: Any, data: PreparedData) -> list[Stage]:
+    """The stages of training that the settings name; a model without such a setting has its own loss alone.
+
+    Raises:
+        UserError: stages that do not follow one another, or a setting of stage 2 that cannot work.
+    """
+    names, start = config["stages"] or ["supervised"], config["align_from"]
+    if names not in (["supervised"], ["supervised", "alignment"]):
+        raise UserError(f"setting stages is {names}, but it must be [supervised] or [supervised, alignment]")
+    stages: list[Stage] = [SupervisedStage(config, model)]
+    if "alignment" in names:
+        stages.append(AlignmentStage(config, model, data.train))
+    elif start:
+        raise UserError(
+            f"setting align_from names {start}, but stages is [supervised], so nothing starts from it; "
+            "set stages to [supervised, alignment]"
+        )
+    return stages

@@ -9,9 +9,12 @@ from recbole_reg4rec.errors import UserError
 
 # Imported only when asked for.
 _OURS = {
+    "HSTU": "recbole_reg4rec.model.hstu",
     "ItemMemory": "recbole_reg4rec.model.item_memory",
     "REG4Rec": "recbole_reg4rec.model.reg4rec",
+    "RPG": "recbole_reg4rec.model.rpg",
     "SASRecWhole": "recbole_reg4rec.model.sasrec_whole",
+    "TIGER": "recbole_reg4rec.model.tiger",
 }
 
 # RecBole builds these from data set classes of their own, which the exact one of this package does not replace.

@@ -25,13 +25,19 @@ _FREE = frozenset({
     "stopping_step", "eval_batch_size", "gpu_id", "use_gpu", "log_wandb", "wandb_project", "show_progress",
     "state", "config_file", "config_files", "save_dataset", "save_dataloaders", "worker", "metric_decimal_place",
     "loss_decimal_place", "tokenizer_cache", "single_spec", "local_rank", "metrics", "topk",
+    "align_epochs", "align_stopping_step", "align_from", "align_log_every",
 })
 # fmt: on
+# Settings of stage 2 alone begin like this; they bind nothing where there is no stage 2.
+_SECOND_STAGE = ("align_", "reward_", "stages")
 
 
-def binding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those settings that a checkpoint belongs to."""
-    return {name: value for name, value in sorted(settings.items()) if name not in _FREE}
+def binding_settings(settings: Mapping[str, Any], first_stage: bool = False) -> dict[str, Any]:
+    """Those settings that a checkpoint belongs to; with ``first_stage`` those that its first stage belongs to."""
+    binding = {name: value for name, value in sorted(settings.items()) if name not in _FREE}
+    if first_stage or "alignment" not in (settings.get("stages") or ()):
+        return {name: value for name, value in binding.items() if not name.startswith(_SECOND_STAGE)}
+    return binding
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
@@ -100,13 +106,11 @@ def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(f"checkpoint {path} cannot be written ({error.strerror}); set checkpoint_dir or --checkpoint")
 
 
-def load_checkpoint(
-    path: Path, model: str, settings: Mapping[str, Any], device: torch.device | str = "cpu"
-) -> dict[str, Any]:
-    """Reads a checkpoint and checks that it belongs to this model and configuration.
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint, whatever model and configuration it belongs to.
 
     Raises:
-        UserError: missing, unreadable, foreign, of another model, or of another configuration.
+        UserError: missing, unreadable, or foreign.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train first, or give another file with --checkpoint")
@@ -125,12 +129,38 @@ def load_checkpoint(
         raise UserError(
             f"checkpoint {path} has format {found!r}, but {FORMAT!r} is needed; give another file with --checkpoint"
         )
+    return state
+
+
+def load_checkpoint(
+    path: Path,
+    model: str,
+    settings: Mapping[str, Any],
+    device: torch.device | str = "cpu",
+    first_stage: bool = False,
+) -> dict[str, Any]:
+    """Reads a checkpoint and checks that it belongs to this model and configuration.
+
+    With ``first_stage`` the settings of stage 2 may differ.
+
+    Raises:
+        UserError: see `read_checkpoint`; or it is of another model or configuration.
+    """
+    state = read_checkpoint(path, device)
+    check_belongs(path, state, model, settings, first_stage)
+    return state
+
+
+def check_belongs(
+    path: Path, state: Mapping[str, Any], model: str, settings: Mapping[str, Any], first_stage: bool = False
+) -> None:
+    """Raises UserError where what `read_checkpoint` found is of another model or configuration."""
     if state["model"] != model:
         raise UserError(
             f"checkpoint {path} holds a {state['model']}, but this run is a {model}; give a fitting --checkpoint"
         )
-    here = json.loads(json.dumps(binding_settings(settings), default=str))
-    there = json.loads(json.dumps(binding_settings(state["settings"]), default=str))
+    here = json.loads(json.dumps(binding_settings(settings, first_stage), default=str))
+    there = json.loads(json.dumps(binding_settings(state["settings"], first_stage), default=str))
     for name in sorted(here.keys() | there.keys()):
         now, then = here.get(name), there.get(name)
         if now != then:
@@ -138,4 +168,21 @@ def load_checkpoint(
                 f"checkpoint {path} was trained with {name}={then}, but this run has {name}={now}; "
                 "use the same settings or another --checkpoint"
             )
-    return state
+
+
+def fill_model(path: Path, state: Mapping[str, Any], model: Any, fingerprint: str) -> None:
+    """Puts the weights of a checkpoint into a model.
+
+    Raises:
+        UserError: it was trained on other data, or its sizes do not fit.
+    """
+    if state["fingerprint"] != fingerprint:
+        raise UserError(
+            f"checkpoint {path} was trained on other data than those that {state['dataset']} holds now; "
+            "train again without --resume, or give another --checkpoint"
+        )
+    try:
+        model.load_state_dict(state["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"checkpoint {path} does not fit the data set's catalogue or the model's sizes") from error
+    model.load_other_parameter(state["other_parameter"])

@@ -138,6 +138,9 @@ def test_same_seed_and_epoch_same_batches_other_epoch_others(toy_data):
     assert batches(two, 5) == later == [batch["item_id_list"].tolist() for batch in two.data.train]
     still = toy_data(rows, model="SASRecWhole", shuffle=False)
     assert batches(still, 1) == batches(still, 2)
+    two.data.train.set_epoch(5, stage=1)
+    staged = [batch["item_id_list"].tolist() for batch in two.data.train]
+    assert staged != later and batches(two, 5) == later
 
 
 def test_held_out_items_are_in_no_batch(toy_data):

@@ -38,3 +38,28 @@ def test_two_layers_are_one_each_and_an_odd_layer_goes_to_the_encoder(toy_data: 
     for layers, encoder, decoder in ((2, 1, 1), (3, 2, 1), (4, 2, 2)):
         model = toy_data(n_layers=layers, name=f"toy{layers}").model
         assert (len(model.encoder.layers), len(model.reasoner.layers)) == (encoder, decoder)
+
+
+def _scores(toy: Any) -> Any:
+    model = toy.model.eval()
+    with torch.no_grad():
+        model.reasoner.category.weight.mul_(20.0)  # untrained, all steps would agree
+        return model.full_sort_predict(next(iter(toy.data.test))[0]), model.checks
+
+
+def test_corp_changes_nothing_when_off_or_at_threshold_zero(toy_data: Any) -> None:
+    plain, none = _scores(toy_data(codebooks=3, codebook_size=3))
+    assert none == ()
+    for settings in ({"corp": False, "corp_threshold": 1.0}, {"corp": True, "corp_threshold": 0.0}):
+        scores, checks = _scores(toy_data(codebooks=3, codebook_size=3, **settings))
+        assert torch.equal(scores, plain) and checks == ()
+    scores, checks = _scores(toy_data(codebooks=3, codebook_size=3, corp=True, corp_threshold=0.999, corp_min_beams=1))
+    assert not torch.equal(scores, plain)
+    assert [check.step for check in checks] == [2, 3] and any(bool(check.pruned.any()) for check in checks)
+    assert scores.isfinite().all()
+
+
+def test_nothing_is_predicted_of_categories_while_corp_is_off(toy_data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = toy_data()
+    monkeypatch.setattr(toy.model.reasoner, "category_logits", None)
+    assert _scores(toy)[0].isfinite().all()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.study import quick_start
+from recbole_reg4rec.study import job
 from recbole_reg4rec.trainer.checkpoint import FORMAT
 
 # What tools that read records may rely on.
@@ -92,7 +92,7 @@ def test_a_run_stopped_behind_an_epoch_and_resumed_equals_an_uninterrupted_one(
     """Stopped by a KeyboardInterrupt where epoch 2 begins, as Ctrl-C does."""
     whole = toy.run(model, epochs=4, **more)
     shutil.rmtree(toy.saved)
-    trainer = quick_start.SequenceTrainer
+    trainer = job.SequenceTrainer
     train_epoch = trainer._train_epoch
 
     def interrupted(self, data, epoch, **keywords):
@@ -130,7 +130,7 @@ def test_resume_with_other_epochs_under_a_schedule_is_said(toy, caplog):
 def test_resume_of_a_finished_run_only_evaluates(toy, comparable, monkeypatch):
     whole = toy.run()
     before = {path: path.read_bytes() for path in toy.saved.glob("*/*.pth")}
-    monkeypatch.setattr(quick_start.SequenceTrainer, "_train_epoch", lambda *_, **__: pytest.fail("trains again"))
+    monkeypatch.setattr(job.SequenceTrainer, "_train_epoch", lambda *_, **__: pytest.fail("trains again"))
     again = toy.run(resume=True)
     assert comparable(again) == comparable(whole)
     assert {path: path.read_bytes() for path in toy.saved.glob("*/*.pth")} == before
@@ -214,7 +214,7 @@ def test_no_epochs_evaluates_the_initial_model_not_an_older_one(toy):
 
 
 def test_masking_changes_protocol_and_never_shows_seen_items(toy, monkeypatch):
-    collector = quick_start.SequenceTrainer._full_sort_batch_eval
+    collector = job.SequenceTrainer._full_sort_batch_eval
     batches = []
 
     def watched(self, batch):
@@ -223,7 +223,7 @@ def test_masking_changes_protocol_and_never_shows_seen_items(toy, monkeypatch):
         batches.append(bool(result[1][rows, items].isneginf().all()))
         return result
 
-    monkeypatch.setattr(quick_start.SequenceTrainer, "_full_sort_batch_eval", watched)
+    monkeypatch.setattr(job.SequenceTrainer, "_full_sort_batch_eval", watched)
     # Everybody takes three items again and again: unmasked, these are the whole top of the list.
     toy.write([(f"u{u}", f"i{(u + t % 3) % 40}", t) for u in range(60) for t in range(9)])
     unmasked = toy.run(epochs=12, learning_rate=0.02)

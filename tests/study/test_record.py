@@ -1,6 +1,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -73,6 +75,14 @@ def test_peak_memory_is_this_process_in_megabytes():
     before = peak_memory_mb()
     block = np.ones(2**27, dtype=np.uint8)  # 128 MB
     assert 10 < before <= peak_memory_mb() < 100_000 and peak_memory_mb() > 128
+    assert block[-1] == 1
+
+
+def test_peak_memory_is_not_that_of_the_parent():
+    block = np.ones(900 * 2**20, dtype=np.uint8)
+    code = "from recbole_reg4rec.study.record import peak_memory_mb; print(peak_memory_mb())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert peak_memory_mb() > 900 and float(child.stdout) < 800
     assert block[-1] == 1
 
 

@@ -1,0 +1,116 @@
+"""PARS: what a reasoning path earns (paper, read off its worked examples).
+
+A path took token ``tokens[m]`` from codebook ``books[m]`` at step ``m`` and held the item to be of category
+``steps[m]``. Every reward is a function of paths and targets alone; leading dimensions broadcast. Categories count from
+1; 0 is none, and none never agrees with anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from recbole_reg4rec.errors import UserError
+
+
+def step_hit(books: Tensor, tokens: Tensor, target: Tensor) -> Tensor:
+    """Steps whose token is one of the target's (paper): ``sum_m 1[a_m in T]``.
+
+    Args:
+        books, tokens: int64 ``[..., M]``.
+        target: int64 ``[..., M]``, the target's token in each codebook.
+
+    Returns:
+        float32 ``[...]``, 0 to M.
+    """
+    return _hits(books, tokens, target).sum(-1).float()
+
+
+def global_path(books: Tensor, tokens: Tensor, target: Tensor) -> Tensor:
+    """1 where every step hits (paper): ``1[all a_m in T]``; arguments as of `step_hit`, float32 ``[...]``."""
+    return _hits(books, tokens, target).all(-1).float()
+
+
+def category_hit(steps: Tensor, target: Tensor) -> Tensor:
+    """Steps whose category is one of the target's (paper; several categories an item: choice).
+
+    Args:
+        steps: int64 ``[..., M]``.
+        target: int64 ``[..., C]``, the target's categories, 0 fills up.
+
+    Returns:
+        float32 ``[...]``, 0 to M.
+    """
+    agrees = (steps.unsqueeze(-1) == target.unsqueeze(-2)).any(-1)
+    return (agrees & (steps > 0)).sum(-1).float()
+
+
+def step_consistency(steps: Tensor) -> Tensor:
+    """Steps whose category is that of the step before (paper): ``sum_{m>=2} 1[k_m = k_{m-1}]``.
+
+    Args:
+        steps: int64 ``[..., M]``.
+
+    Returns:
+        float32 ``[...]``, 0 to M - 1.
+    """
+    return ((steps[..., 1:] == steps[..., :-1]) & (steps[..., 1:] > 0)).sum(-1).float()
+
+
+def _hits(books: Tensor, tokens: Tensor, target: Tensor) -> Tensor:
+    shape = torch.broadcast_shapes(books.shape, target.shape)
+    return tokens == target.expand(shape).gather(-1, books.expand(shape))
+
+
+@dataclass(frozen=True)
+class RewardWeights:
+    """Weights of the four rewards, at least 0, not all 0; a weight of 0 switches its reward off (choice)."""
+
+    step_hit: float
+    global_path: float
+    category_hit: float
+    step_consistency: float
+
+    def __post_init__(self) -> None:
+        if not any(self.as_dict().values()):
+            raise UserError(
+                "settings reward_step_hit, reward_global_path, reward_category_hit and reward_step_consistency are all "
+                "0, so no path is better than another; give one a weight above 0, or leave alignment out of stages"
+            )
+
+    def as_dict(self) -> dict[str, float]:
+        """Weight by reward."""
+        return {field.name: float(getattr(self, field.name)) for field in fields(self)}
+
+    @property
+    def need_categories(self) -> bool:
+        """Whether a reward with a weight looks at categories."""
+        return self.category_hit > 0 or self.step_consistency > 0
+
+
+def path_rewards(
+    books: Tensor, tokens: Tensor, steps: Tensor, targets: Tensor, categories: Tensor, shares: Tensor
+) -> dict[str, Tensor]:
+    """All four rewards of each path, over the targets of MSRA: ``R = sum_n w_n R(path, target_n)`` (paper).
+
+    Args:
+        books, tokens, steps: int64 ``[R, G, M]``, paths of ``R`` contexts.
+        targets: int64 ``[R, N, M]``, tokens of the future items.
+        categories: int64 ``[R, N, C]``, their categories, 0 fills up.
+        shares: float32 ``[R, N]``, weights of the future items, summing to 1; 0 where there is none.
+
+    Returns:
+        by reward, float32 ``[R, G]``.
+    """
+    shares = shares.unsqueeze(1)
+    books, tokens, steps = (part.unsqueeze(2) for part in (books, tokens, steps))
+    targets, categories = targets.unsqueeze(1), categories.unsqueeze(1)
+    return {
+        "step_hit": (step_hit(books, tokens, targets) * shares).sum(-1),
+        "global_path": (global_path(books, tokens, targets) * shares).sum(-1),
+        "category_hit": (category_hit(steps, categories) * shares).sum(-1),
+        # The same for every target, and the shares sum to 1.
+        "step_consistency": step_consistency(steps).squeeze(2),
+    }

@@ -1,0 +1,376 @@
+"""Groups of reasoning paths, sampled from the current policy by CRSS from every position of whole sequences at once.
+
+At every step a path takes the codebook it is surest of, as in decoding, and draws one of its feasible tokens (paper:
+any order, CRSS; temperature: choice). Paths that began alike are one node of a tree and are computed once; the
+history's keys and values are computed once for all of them. A path that has come down to one item is at its end: the
+steps left are forced, cost nothing and carry no gradient. So sampling itself can carry the gradient, and the same tree
+can be walked again by another policy (`replay`).
+
+The category of a step is what the category head holds likeliest behind the step's token; once one item is left, it is
+that of the item's own categories which the head held likeliest at the last step decided (choice).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from recbole_reg4rec.decoding.catalogue import Catalogue
+from recbole_reg4rec.model.history import History
+from recbole_reg4rec.model.reasoner import Reasoner
+
+NEVER = float("-inf")
+# Nodes of one row that stand side by side: fewer leave fewer places idle, more copy the row's history less often.
+_PIECE = 32
+
+
+@dataclass
+class Level:
+    """The ``N`` nodes of one step, each a distinct partial path of some context; all tensors int64 but ``feasible``.
+
+    ``rows``, ``places``: ``[N]``, the row and the position that a node reasons from, rows ascending.
+    ``parents``: ``[N]``, its parent among the nodes of the level before; ``entered``: ``[2, N]``, codebook and token
+    taken on the way. Meaningless at the root.
+    ``books``: ``[N]``, the codebook that a node takes; ``feasible``: bool ``[N, K]``, tokens of it that can follow.
+    ``paths``: ``[L]``, those of the ``R * G`` paths that still decide here; ``nodes``, ``tokens``: ``[L]``, the node
+    each is at and the token it takes.
+    """
+
+    rows: Tensor
+    places: Tensor
+    parents: Tensor
+    entered: Tensor
+    books: Tensor
+    feasible: Tensor
+    paths: Tensor
+    nodes: Tensor
+    tokens: Tensor
+
+    def only(self, nodes: Tensor, parents: Tensor, paths: Tensor) -> Level:
+        """Some nodes bool ``[N]`` with their new parents int64 ``[N']``, and some of the entries bool ``[L]``."""
+        number = nodes.cumsum(0) - 1
+        return Level(
+            self.rows[nodes],
+            self.places[nodes],
+            parents,
+            self.entered[:, nodes],
+            self.books[nodes],
+            self.feasible[nodes],
+            self.paths[paths],
+            number[self.nodes[paths]],
+            self.tokens[paths],
+        )
+
+
+@dataclass
+class Walk:
+    """What a policy holds at the nodes of a tree, by level: ``log_probs`` float32 ``[N, K]``, ``hidden`` ``[N, d]``."""
+
+    log_probs: list[Tensor] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class Groups:
+    """``R`` groups of ``G`` paths.
+
+    ``levels``: the tree. ``walk``: the sampling policy along it, with its gradient.
+    ``items``: int64 ``[R, G]``, the item of each path (one of them where several share a tuple).
+    ``books``, ``tokens``, ``categories``: int64 ``[R, G, M]``, forced steps included.
+    """
+
+    levels: list[Level]
+    walk: Walk
+    items: Tensor
+    books: Tensor
+    tokens: Tensor
+    categories: Tensor
+
+    def path_log_probs(self, walk: Walk) -> Tensor:
+        """Log-probability of every path, float32 ``[R, G]``."""
+        total = walk.log_probs[0].new_zeros(self.items.numel())
+        for level, log_probs in zip(self.levels, walk.log_probs, strict=True):
+            total = total.index_add(0, level.paths, pick(log_probs, level.nodes, level.tokens))
+        return total.view(self.items.shape)
+
+    def subtree(self, count: int) -> tuple[list[Level], list[Tensor]]:
+        """The tree of the first ``count`` paths of each group, and which nodes of each level it has, bool ``[N]``."""
+        size = self.items.shape[1]
+        levels: list[Level] = []
+        kept: list[Tensor] = []
+        for level in self.levels:
+            paths = level.paths % size < count
+            nodes = torch.zeros(len(level.rows), dtype=torch.bool, device=paths.device)
+            nodes[level.nodes[paths]] = True
+            parents = level.parents[nodes]
+            if kept:
+                parents = (kept[-1].cumsum(0) - 1)[parents]
+            levels.append(level.only(nodes, parents, paths))
+            kept.append(nodes)
+        return levels, kept
+
+
+def pick(log_probs: Tensor, nodes: Tensor, tokens: Tensor) -> Tensor:
+    """Entries of float32 ``[N, K]`` at int64 ``[L]`` each, to ``[L]``."""
+    # The gradient of this is several times as fast as that of plain indexing.
+    return log_probs.flatten().index_select(0, nodes * log_probs.shape[1] + tokens)
+
+
+class _Walker:
+    """One policy on its way through a tree; nodes stand side by side in pieces of rows, so that few places are idle.
+
+    Args:
+        reasoner: the policy.
+        history: ``B`` encoded rows of ``T`` items.
+    """
+
+    def __init__(self, reasoner: Reasoner, history: History) -> None:
+        self._reasoner, self._history = reasoner, history
+        self._slots = torch.zeros(0, dtype=torch.int64)
+
+    def root(self, rows: Tensor, places: Tensor) -> Tensor:
+        """States of single positions, int64 ``[N]`` each, rows ascending, before the first step: ``[N, d]``."""
+        last = self._history.last
+        owners, mask = self._arrange(rows, places)
+        queries = last.flatten(0, 1).index_select(0, self._spread(rows * last.shape[1] + places).flatten())
+        self._session = self._reasoner.session(
+            self._history, queries.unflatten(0, (-1, _PIECE)), mask=None, causal=False
+        )
+        self._session.branch(owners, mask)
+        return self._pick(self._session.begin())
+
+    def step(self, rows: Tensor, places: Tensor, parents: Tensor, entered: Tensor) -> Tensor:
+        """States ``[N, d]`` of the nodes of the next level, see `Level`."""
+        before = self._slots[parents]
+        owners, mask = self._arrange(rows, places)
+        self._session.branch(owners, mask, self._spread(before))
+        table = self._reasoner.table
+        taken = self._spread(entered[0] * table.codewords + entered[1])
+        embedded = torch.nn.functional.embedding(taken, table.weight)
+        return self._pick(self._session.take(embedded.to(self._history.last.dtype)))
+
+    def _arrange(self, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Gives every node its slot; returns the row of each piece, int64 ``[C]``, and the mask ``[C, 1, W, S]``."""
+        counts = torch.bincount(rows, minlength=len(self._history.states))
+        pieces = (counts + _PIECE - 1) // _PIECE
+        rank = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+        self._slots = (pieces.cumsum(0) - pieces)[rows] * _PIECE + rank
+        owners = torch.arange(len(counts), device=rows.device).repeat_interleave(pieces)
+        self._pieces = len(owners)
+        mask = self._history.owner <= self._spread(places).unsqueeze(-1)
+        return owners, mask.unsqueeze(1)
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """Values of the nodes ``[N]`` in their slots, int64 ``[C, W]``."""
+        return values.new_zeros(self._pieces * _PIECE).scatter(0, self._slots, values).view(-1, _PIECE)
+
+    def _pick(self, hidden: Tensor) -> Tensor:
+        return hidden.flatten(0, 1).index_select(0, self._slots)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Walks a tree of paths.
+
+    Args:
+        catalogue: what is feasible.
+        members: int64 ``[items + 1, C]``, categories of items, 0 fills up.
+        order: how codebooks are chosen, one of `decoding.beam.ORDERS`.
+        temperature: above 0; divides the logits of the chosen codebook, not those that choose it.
+        categories: whether steps get categories; without, they are all 0.
+    """
+
+    catalogue: Catalogue
+    members: Tensor
+    order: str = "confidence"
+    temperature: float = 1.0
+    categories: bool = True
+
+    def sample(
+        self, reasoner: Reasoner, history: History, trained: Tensor, group: int, given: Tensor | None = None
+    ) -> Groups:
+        """Samples ``group`` paths from each trained position.
+
+        Args:
+            reasoner: the policy.
+            history: ``B`` encoded rows of ``T`` items.
+            trained: bool ``[B, T]``, ``R`` of which are True.
+            group: paths to draw for each context.
+            given: int64 ``[R, X]``, items whose paths are walked as well, behind the ``group`` drawn ones; for 0 there
+                is no path, and its item stays 0.
+
+        Returns:
+            ``R`` groups of ``group + X`` paths.
+        """
+        with torch.no_grad():
+            rows, places = trained.nonzero(as_tuple=True)
+        contexts, books = len(rows), self.catalogue.codebooks
+        given = given if given is not None else rows.new_zeros(contexts, 0)
+        size = group + given.shape[1]
+        wanted = torch.cat([rows.new_zeros(contexts, group), given], dim=1).flatten()
+        walk = Walk()
+        groups = Groups(
+            levels=[],
+            walk=walk,
+            items=rows.new_zeros(contexts * size),
+            books=rows.new_zeros(contexts * size, books),
+            tokens=rows.new_zeros(contexts * size, books),
+            categories=rows.new_zeros(contexts * size, books),
+        )
+        walker = _Walker(reasoner, history)
+        states = walker.root(rows, places)
+        parent = token = rows.new_zeros(contexts)
+        entered = torch.stack([parent, token])
+        closed = torch.zeros(contexts, books, dtype=torch.bool, device=rows.device)
+        feasible: Tensor = self.catalogue.used.expand(contexts, -1, -1)
+        candidates: Tensor | None = None
+        paths = torch.arange(contexts * size, device=rows.device)
+        paths = paths[(paths % size < group) | (wanted > 0)]
+        nodes = paths // size
+        for step in range(books):
+            projected = reasoner.project(states)
+            book = self._choose(reasoner, projected, feasible, closed, step)
+            allowed = feasible[torch.arange(len(book), device=book.device), book]
+            log_probs = _log_probs(reasoner, projected, book, allowed, self.temperature)
+            tokens = self._draw(log_probs.detach(), nodes)
+            forced = wanted[paths]
+            tokens = torch.where(forced > 0, self.catalogue.codes[forced, book[nodes]], tokens)
+            groups.levels.append(Level(rows, places, parent, entered, book, allowed, paths, nodes, tokens))
+            walk.log_probs.append(log_probs)
+            walk.hidden.append(states)
+            groups.books[paths, step], groups.tokens[paths, step] = book[nodes], tokens
+            # From here on the nodes of the next step.
+            words = self.catalogue.codewords
+            keys, belongs = torch.unique(nodes * words + tokens, return_inverse=True)
+            parent, token = keys // words, keys % words
+            taken = book[parent]
+            if candidates is None:
+                candidates = self.catalogue.open(taken, token)
+            else:
+                candidates = self.catalogue.narrow(candidates[parent], taken, token)
+            closed = closed[parent].scatter(1, taken.unsqueeze(1), True)
+            left = (candidates > 0).sum(1)
+            ended = (left == 1) | (step + 1 == books)
+            self._finish(groups, reasoner, states, parent, candidates, closed, ended, paths, belongs, step)
+            if bool(ended.all()):
+                break
+            alive = ~ended
+            number = alive.cumsum(0) - 1
+            parent, closed, candidates = parent[alive], closed[alive], candidates[alive]
+            rows, places, entered = rows[parent], places[parent], torch.stack([taken[alive], token[alive]])
+            live = alive[belongs]
+            paths, nodes = paths[live], number[belongs[live]]
+            states = walker.step(rows, places, parent, entered)
+            feasible = self._feasible(candidates, entered[0], entered[1], step)
+            if self.categories:
+                # What the head holds behind the token that the last step took.
+                likeliest = reasoner.category_logits(states.detach()).argmax(-1)
+                groups.categories[paths, step] = likeliest[nodes]
+        shape = (contexts, size)
+        groups.items = groups.items.view(shape)
+        groups.books, groups.tokens = groups.books.view(*shape, books), groups.tokens.view(*shape, books)
+        groups.categories = groups.categories.view(*shape, books)
+        return groups
+
+    @torch.no_grad()
+    def _choose(self, reasoner: Reasoner, projected: Tensor, feasible: Tensor, closed: Tensor, step: int) -> Tensor:
+        """The codebook of each node, int64 ``[N]``."""
+        if self.order == "fixed":
+            return torch.full((len(closed),), step, dtype=torch.int64, device=closed.device)
+        if step + 1 == closed.shape[1]:
+            return (~closed).int().argmax(1)
+        if self.order == "random":
+            return torch.rand(closed.shape, device=closed.device).masked_fill(closed, -1.0).argmax(-1)
+        confidence = torch.full(closed.shape, NEVER, device=closed.device)
+        for book in range(closed.shape[1]):
+            nodes = (~closed[:, book]).nonzero().squeeze(1)
+            logits = reasoner.chosen_logits(projected.index_select(0, nodes), nodes.new_full((len(nodes),), book))
+            logits = logits.float().masked_fill_(~feasible[nodes, book], NEVER)
+            confidence[nodes, book] = logits.amax(-1) - logits.logsumexp(-1)
+        return confidence.argmax(-1)
+
+    @staticmethod
+    @torch.no_grad()
+    def _draw(log_probs: Tensor, nodes: Tensor) -> Tensor:
+        """A token for each path at its node, int64 ``[L]``, by inverting the distribution function."""
+        cumulated = log_probs.exp().cumsum(-1).index_select(0, nodes)
+        # Below the total, so that rounding never reaches behind the last feasible token.
+        draw = torch.rand(len(nodes), 1, device=nodes.device) * (cumulated[:, -1:] * (1.0 - 1e-6))
+        return torch.searchsorted(cumulated, draw, right=True).squeeze(1)
+
+    def _feasible(self, candidates: Tensor, books: Tensor, tokens: Tensor, step: int) -> Tensor:
+        """Tokens that can follow, bool ``[N, M, K]``."""
+        if step > 0:
+            return self.catalogue.feasible(candidates)
+        # Many nodes, few distinct first tokens.
+        words = self.catalogue.codewords
+        keys, belongs = torch.unique(books * words + tokens, return_inverse=True)
+        return self.catalogue.feasible(self.catalogue.open(keys // words, keys % words))[belongs]
+
+    @torch.no_grad()
+    def _finish(
+        self,
+        groups: Groups,
+        reasoner: Reasoner,
+        states: Tensor,
+        parent: Tensor,
+        candidates: Tensor,
+        closed: Tensor,
+        ended: Tensor,
+        paths: Tensor,
+        belongs: Tensor,
+        step: int,
+    ) -> None:
+        """Writes down the item of every path that has come to its end, and the steps that are forced by it."""
+        if not bool(ended.any()):
+            return
+        item = candidates[ended].amax(-1)
+        number = ended.cumsum(0) - 1
+        done = ended[belongs]
+        ready, node = paths[done], number[belongs[done]]
+        groups.items[ready] = item[node]
+        codes = self.catalogue.codes[item]
+        # Codebooks still open come last, in their own order.
+        order = closed[ended].long().argsort(dim=1, stable=True)
+        for offset in range(self.catalogue.codebooks - step - 1):
+            book = order[:, offset]
+            groups.books[ready, step + 1 + offset] = book[node]
+            groups.tokens[ready, step + 1 + offset] = codes.gather(1, book.unsqueeze(1)).squeeze(1)[node]
+        if not self.categories:
+            return
+        logits = reasoner.category_logits(states[parent[ended]])
+        members = self.members[item]
+        own = logits.gather(1, members).masked_fill(members == 0, NEVER)
+        category = members.gather(1, own.argmax(-1, keepdim=True)).squeeze(1)
+        category = torch.where((members > 0).any(1), category, logits.argmax(-1))
+        groups.categories[ready, step:] = category[node].unsqueeze(1)
+
+
+def replay(reasoner: Reasoner, history: History, levels: Sequence[Level], temperature: float) -> Walk:
+    """What a policy holds at the nodes of a tree; codebooks and tokens stay as they were chosen.
+
+    Args:
+        reasoner, history: the policy and what it reads, of the rows that the tree was sampled from.
+        levels: the tree.
+        temperature: as in sampling.
+    """
+    walker, walk = _Walker(reasoner, history), Walk()
+    for level in levels:
+        if walk.hidden:
+            states = walker.step(level.rows, level.places, level.parents, level.entered)
+        else:
+            states = walker.root(level.rows, level.places)
+        projected = reasoner.project(states)
+        walk.log_probs.append(_log_probs(reasoner, projected, level.books, level.feasible, temperature))
+        walk.hidden.append(states)
+    return walk
+
+
+def _log_probs(reasoner: Reasoner, projected: Tensor, books: Tensor, feasible: Tensor, temperature: float) -> Tensor:
+    logits = reasoner.chosen_logits(projected, books).float()
+    if temperature != 1.0:
+        logits = logits / temperature
+    return logits.masked_fill(~feasible, NEVER).log_softmax(-1)

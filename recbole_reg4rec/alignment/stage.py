@@ -1,0 +1,240 @@
+"""Stage 2 as the trainer sees it: sampled groups, their rewards, the loss, the log, and the guard against collapse."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_reg4rec.alignment.future import check_window, future_items
+from recbole_reg4rec.alignment.grpo import clipped_objective, divergence, entropy, group_advantages
+from recbole_reg4rec.alignment.rewards import RewardWeights, path_rewards
+from recbole_reg4rec.alignment.sampling import Groups, Level, Sampler, Walk, pick, replay
+from recbole_reg4rec.data.sequences import FUTURE, TARGETS, WholeSequenceLoader
+from recbole_reg4rec.model.history import History, HistoryEncoder
+from recbole_reg4rec.model.reasoner import Reasoner
+from recbole_reg4rec.model.reg4rec import REG4Rec
+
+# Steps whose mean the guard judges, so that one odd batch stops nothing.
+_GUARDED_STEPS = 10
+
+
+class AlignmentStage:
+    """GRPO on sampled paths, from the model as stage 1 left it (paper; what is a setting ``align_*``: mostly choice).
+
+    Args:
+        config: settings ``align_*`` and ``reward_*`` of ``properties/model/REG4Rec.yaml``.
+        model: the recommender, trained in place.
+        loader: of the training data; gets to look ``align_future`` items ahead.
+
+    Attributes:
+        collapsed: why the stage has to stop, or None.
+
+    Raises:
+        UserError: no reward has a weight, or no training history is as long as the window.
+    """
+
+    name, prefix = "alignment", "align_"
+
+    def __init__(self, config: Any, model: REG4Rec, loader: WholeSequenceLoader) -> None:
+        self.epochs, self.stopping_step = int(config["align_epochs"]), int(config["align_stopping_step"])
+        self.learning_rate = float(config["align_learning_rate"])
+        self.schedule, self.warmup_steps = str(config["align_schedule"]), int(config["align_warmup_steps"])
+        self.collapsed: str | None = None
+        self._model, self._loader = model, loader
+        self._weights = RewardWeights(
+            step_hit=float(config["reward_step_hit"]),
+            global_path=float(config["reward_global_path"]),
+            category_hit=float(config["reward_category_hit"]),
+            step_consistency=float(config["reward_step_consistency"]),
+        )
+        self._group, self._future = int(config["align_group"]), int(config["align_future"])
+        check_window(loader.sequences, self._future)
+        self._gamma, self._clip = float(config["align_gamma"]), float(config["align_clip"])
+        self._kl_weight = float(config["align_kl_weight"])
+        self._kl_paths = min(int(config["align_kl_paths"]), self._group)
+        self._supervised_weight = float(config["align_supervised_weight"])
+        self._supervised_share = float(config["align_supervised_share"])
+        self.updates, self._train_encoder = int(config["align_updates"]), bool(config["align_encoder"])
+        self._dropout = bool(config["align_dropout"])
+        self._max_kl, self._min_entropy = float(config["align_max_kl"]), float(config["align_min_entropy"])
+        self._log_every = int(config["align_log_every"])
+        self._item_list = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
+        self._sampler = Sampler(
+            model.catalogue,
+            model.members,
+            model.decoding_order,
+            float(config["align_temperature"]),
+            self._weights.need_categories,
+        )
+        self._reference: tuple[HistoryEncoder, Reasoner] | None = None
+        self._steps: list[dict[str, float]] = []
+        self._recent: deque[tuple[float, float]] = deque(maxlen=_GUARDED_STEPS)
+
+    def begin(self) -> None:
+        """Freezes the model as it is now for the KL term, and looks ahead in the training data from here on."""
+        # Both at once, so that they go on sharing the token table.
+        encoder, reasoner = copy.deepcopy((self._model.encoder, self._model.decoder))
+        for part in (encoder, reasoner):
+            part.eval().requires_grad_(False)
+        self._reference = encoder, reasoner
+        self._loader.future = self._future
+
+    def losses(self, interaction: Interaction) -> Iterator[tuple[Tensor, ...]]:
+        """Samples once and gives the loss of each update: policy, weighted KL, weighted supervised term; scalars.
+
+        The trainer takes its optimiser step before it asks for the next one.
+
+        Args:
+            interaction: a batch of the training data with `data.sequences.FUTURE`.
+        """
+        model = self._model
+        model.train(self._dropout)
+        items, trained = interaction[self._item_list], interaction[TARGETS] > 0
+        targets = interaction[TARGETS][trained]
+        history = self._read(items)
+        supervised = self._choose_supervised(targets) if self._supervised_weight > 0 else None
+        groups = self._sampler.sample(model.decoder, history, trained, self._group, supervised)
+        rewards = self._rewards(groups, interaction[FUTURE], trained)
+        total = sum(weight * rewards[kind] for kind, weight in self._weights.as_dict().items())
+        assert isinstance(total, Tensor)
+        advantages, signal = group_advantages(total)
+        subtree, kept = groups.subtree(self._kl_paths)
+        reference = self._of_reference(items, subtree)
+        walk = groups.walk
+        old = [log_probs.detach() for log_probs in walk.log_probs]
+        for update in range(self.updates):
+            if update > 0:
+                history = self._read(items)
+                walk = replay(model.decoder, history, groups.levels, self._sampler.temperature)
+            parts = {"objective": self._objective(groups, walk, old, advantages)}
+            parts["kl"], parts["entropy"] = self._spread(subtree, kept, walk, reference, len(targets))
+            if update == 0:
+                self._log(groups, parts, rewards, total, signal)
+                if self.collapsed:
+                    return
+            losses = [-parts["objective"], self._kl_weight * parts["kl"]]
+            if supervised is not None:
+                loss = self._supervise(groups, walk, history, targets)
+                if model.item_path is not None:
+                    loss = loss + model.item_loss(model.item_path, history, items, interaction[TARGETS])
+                losses.append(self._supervised_weight * loss)
+            yield tuple(losses)
+
+    def epoch_log(self) -> dict[str, Any]:
+        """Means over the steps since the last call, and over every ``align_log_every`` of them; starts anew."""
+        steps, self._steps = self._steps, []
+        self._recent.clear()
+        pieces = [steps[at : at + self._log_every] for at in range(0, len(steps), self._log_every)]
+        return {"alignment": _mean(steps), "alignment_steps": [_mean(piece) for piece in pieces]} if steps else {}
+
+    # ------------------------------------------------------------------------------------------------ one batch
+
+    def _read(self, items: Tensor) -> History:
+        with torch.set_grad_enabled(self._train_encoder):
+            return self._model.encoder(items)
+
+    @torch.no_grad()
+    def _of_reference(self, items: Tensor, levels: list[Level]) -> list[Tensor]:
+        """The frozen model's distributions along the same paths."""
+        assert self._reference is not None, "begin() freezes it"
+        encoder, reasoner = self._reference
+        return replay(reasoner, encoder(items), levels, self._sampler.temperature).log_probs
+
+    def _choose_supervised(self, targets: Tensor) -> Tensor:
+        """The targets whose paths are walked too, int64 ``[R, 1]``, 0 for the others; at least one is."""
+        draw = torch.rand(len(targets), device=targets.device)
+        chosen = draw <= draw.min().clamp(min=self._supervised_share)
+        return (targets * chosen).unsqueeze(1)
+
+    def _rewards(self, groups: Groups, ahead: Tensor, trained: Tensor) -> dict[str, Tensor]:
+        """By kind, float32 ``[R, G]``."""
+        window = future_items(ahead, trained, self._future, self._gamma)
+        drawn = slice(self._group)
+        return path_rewards(
+            groups.books[:, drawn],
+            groups.tokens[:, drawn],
+            groups.categories[:, drawn],
+            self._model.catalogue.codes[window.items],
+            self._model.members[window.items],
+            window.shares,
+        )
+
+    def _objective(self, groups: Groups, walk: Walk, old: list[Tensor], advantages: Tensor) -> Tensor:
+        """What is to be maximised, summed over the steps of a path, mean over paths; scalar."""
+        size = groups.items.shape[1]
+        earned = torch.nn.functional.pad(advantages, (0, size - self._group)).flatten()
+        paths = advantages.numel()
+        objective = advantages.new_zeros(())
+        for level, log_probs, before in zip(groups.levels, walk.log_probs, old, strict=True):
+            sampled = level.paths % size < self._group
+            node, token, path = level.nodes[sampled], level.tokens[sampled], level.paths[sampled]
+            gain = clipped_objective(pick(log_probs, node, token), pick(before, node, token), earned[path], self._clip)
+            objective = objective + gain.sum() / paths
+        return objective
+
+    def _spread(
+        self, levels: list[Level], kept: list[Tensor], walk: Walk, reference: list[Tensor], contexts: int
+    ) -> tuple[Tensor, Tensor]:
+        """Divergence from the reference, and entropy, of a path, mean over the subtree's paths; nats, scalars."""
+        kl = spread = reference[0].new_zeros(())
+        numbers = [nodes.nonzero().squeeze(1) for nodes in kept]
+        for level, nodes, log_probs, frozen in zip(levels, numbers, walk.log_probs, reference, strict=True):
+            visits = torch.bincount(level.nodes, minlength=len(frozen)) / (contexts * self._kl_paths)
+            ours = log_probs.index_select(0, nodes)
+            kl = kl + (divergence(ours, frozen) * visits).sum()
+            spread = spread + (entropy(ours.detach()) * visits).sum()
+        return kl, spread
+
+    def _supervise(self, groups: Groups, walk: Walk, history: History, targets: Tensor) -> Tensor:
+        """Negative log-likelihood of the target along its own path, with the category loss as in stage 1."""
+        model, size = self._model, groups.items.shape[1]
+        loss = history.last.new_zeros(())
+        shown = (groups.items[:, self._group] > 0).sum()
+        for level, log_probs, hidden in zip(groups.levels, walk.log_probs, walk.hidden, strict=True):
+            true = level.paths % size == self._group
+            node = level.nodes[true]
+            loss = loss - pick(log_probs, node, level.tokens[true]).sum() / shown
+            if model.category_weight > 0 and len(node):
+                owners = targets[level.paths[true] // size]
+                share = len(node) / shown / model.catalogue.codebooks
+                loss = loss + model.category_weight * share * model.category_loss(hidden.index_select(0, node), owners)
+        return loss
+
+    # ------------------------------------------------------------------------------------------- log and guard
+
+    def _log(
+        self, groups: Groups, parts: dict[str, Tensor], rewards: dict[str, Tensor], total: Tensor, signal: Tensor
+    ) -> None:
+        codes = self._model.catalogue.codes[groups.items].gather(2, groups.books)
+        valid = ((codes == groups.tokens).all(2) & (groups.items > 0))[:, : self._group]
+        entry = {f"reward_{kind}": float(values.mean()) for kind, values in rewards.items()}
+        entry.update(
+            reward=float(total.mean()),
+            kl=float(parts["kl"].detach()),
+            entropy=float(parts["entropy"]),
+            no_signal=1.0 - float(signal.float().mean()),
+            valid=float(valid.float().mean()),
+        )
+        self._steps.append(entry)
+        self._recent.append((entry["kl"], entry["entropy"]))
+        if not all(map(math.isfinite, entry.values())):
+            self.collapsed = "a reward, the KL divergence or the entropy of the policy is not a number"
+        elif len(self._recent) == _GUARDED_STEPS:
+            kl, spread = (sum(values) / _GUARDED_STEPS for values in zip(*self._recent, strict=True))
+            if kl > self._max_kl:
+                self.collapsed = f"the policy is {kl:.3f} nats a path from stage 1, beyond align_max_kl={self._max_kl}"
+            elif spread < self._min_entropy:
+                self.collapsed = (
+                    f"the policy's entropy is {spread:.3f} nats a path, below align_min_entropy={self._min_entropy}"
+                )
+
+
+def _mean(steps: list[dict[str, float]]) -> dict[str, float]:
+    return {name: round(sum(step[name] for step in steps) / len(steps), 5) for name in steps[0]}

@@ -1,0 +1,130 @@
+"""A run in steps, so that a study can train without ever touching the test part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.utils import set_color
+
+from recbole_reg4rec.config import resolved_settings
+from recbole_reg4rec.study.pipeline import (
+    PreparedData,
+    Tokenized,
+    best_checkpoint,
+    build_model,
+    build_stages,
+    data_fingerprint,
+    prepare_data,
+    run_name,
+    tokenize_data,
+)
+from recbole_reg4rec.study.report import tokenizer_table
+from recbole_reg4rec.trainer.protocols import BothProtocols
+from recbole_reg4rec.trainer.trainer import SequenceTrainer
+
+
+@dataclass
+class Job:
+    """A run between its steps: `assemble` makes it, `train` and `evaluate` use it.
+
+    ``name``: model, data set, seed and hash of the settings; ``best``, ``last``: files of the best model and of the
+    state of training; ``data_seconds``: what reading took.
+    """
+
+    config: Any
+    settings: dict[str, Any]
+    name: str
+    best: Path
+    last: Path
+    data: PreparedData
+    tokens: Tokenized | None
+    recommender: Any
+    trainer: SequenceTrainer
+    data_seconds: float
+
+
+@dataclass
+class Outcome:
+    """Metrics of the best epoch; ``report`` holds the test under both protocols, ``pruning`` what CORP dropped."""
+
+    valid: dict[str, float]
+    test: dict[str, float]
+    report: Any
+    pruning: dict[str, Any]
+    seconds: float
+
+
+def assemble(config: Any, checkpoint: str | Path | None = None) -> Job:
+    """Reads the data, makes codes where the model needs them, builds model and trainer; nothing is trained yet.
+
+    Raises:
+        UserError: any mistake that the user can mend.
+    """
+    begin = perf_counter()
+    settings = resolved_settings(config)
+    name, best = run_name(config, settings), best_checkpoint(config, settings, checkpoint)
+    last = best.with_name(f"{best.stem}.last{best.suffix}")
+    logger = getLogger()
+    logger.info(config)
+    data = prepare_data(config)
+    logger.info(data.dataset)
+    statistics = data.dataset.statistics
+    if statistics.tied_targets:
+        logger.info(
+            "%d of %d users have several interactions at the time of their last one; the order of the file decides",
+            statistics.tied_targets,
+            statistics.users,
+        )
+    data_seconds = perf_counter() - begin
+    tokens = tokenize_data(config, data) if getattr(config.model_class, "needs_tokens", False) else None
+    if tokens is not None:
+        logger.info("%s\n%s", set_color("tokenizer", "pink"), tokenizer_table(tokens.codes.report))
+    recommender = build_model(config, data, tokens)
+    logger.info(recommender)
+    stages = build_stages(config, recommender, data)
+    trainer = SequenceTrainer(config, recommender, settings, best, last, data_fingerprint(data, tokens), stages)
+    return Job(config, settings, name, best, last, data, tokens, recommender, trainer, data_seconds)
+
+
+def train(job: Job, resume: bool = False, callback_fn: Callable[[int, float], None] | None = None) -> None:
+    """Trains on the training part, chooses on the validation part; the test part is not touched.
+
+    Args:
+        job: from `assemble`.
+        resume: continue behind the last finished epoch, where there is one.
+        callback_fn: called after every validation with the epoch and its score; what it raises ends the training.
+
+    Raises:
+        UserError: training diverged, or the checkpoint to resume from belongs to another run.
+    """
+    # RecBole leaves the writer open, with a thread that writes to a relative path minutes later.
+    with closing(job.trainer.tensorboard):
+        if resume and job.last.is_file():
+            job.trainer.resume_checkpoint(job.last)
+        elif job.config["align_from"]:
+            job.trainer.start_from(Path(job.config["align_from"]))
+        elif resume:
+            getLogger().info("nothing to resume: %s does not exist; starting from the beginning", job.last)
+        show = bool(job.config["show_progress"])
+        job.trainer.fit(job.data.train, job.data.valid, show_progress=show, callback_fn=callback_fn)
+
+
+def evaluate(job: Job) -> Outcome:
+    """Metrics of the best epoch on validation and on test."""
+    begin = perf_counter()
+    trainer, data, show = job.trainer, job.data, bool(job.config["show_progress"])
+    valid = trainer.evaluate(data.valid, show_progress=show) if data.valid else {}
+    pruning = {"valid": trainer.pruning.as_dict()} if valid else {}
+    both = BothProtocols() if isinstance(data.test, FullSortEvalDataLoader) else None
+    test = trainer.evaluate(data.test, load_best_model=not valid, show_progress=show, both=both)
+    pruning["test"] = trainer.pruning.as_dict()
+    seconds = perf_counter() - begin
+    report = both.report(data.train._dataset, data.test._dataset) if both else None
+    return Outcome(valid, test, report, {part: found for part, found in pruning.items() if found}, seconds)

@@ -1,0 +1,170 @@
+"""Sampled groups against one path walked alone, and against all paths there are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from recbole_reg4rec.alignment.grpo import clipped_objective
+from recbole_reg4rec.alignment.sampling import Sampler, pick, replay
+
+ITEMS = 12
+
+
+@pytest.fixture
+def make(toy_data):
+    """A factory of (model, items, trained): a random model, three rows, of which not every position is trained."""
+
+    def build(**settings):
+        rows = [(f"u{u}", f"i{(u * 5 + t * t) % ITEMS}", t) for u in range(9) for t in range(8)]
+        lines = [(f"i{i}", f"name{i % 4} word{i}", f"class{i % 3} class{i % 5}") for i in range(ITEMS)]
+        toy = toy_data(rows, lines, **{"codebooks": 3, "codebook_size": 4, **settings})
+        torch.manual_seed(3)
+        model = toy.model.eval()
+        with torch.no_grad():
+            for weights in model.parameters():
+                weights.add_(0.3 * torch.randn_like(weights))
+        items = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 0], [8, 9, 0, 0]])
+        trained = torch.tensor([[False, True, True, True], [True, False, True, False], [True, True, False, False]])
+        return model, items, trained
+
+    return build
+
+
+def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: str):
+    """Log-probability, codebooks and categories of an item's path for one history, by the definition."""
+    codes, members, reasoner = model.catalogue.codes, model.members, model.reasoner
+    history = model.encoder(items.unsqueeze(0))
+    session = reasoner.session(history, history.last[:, -1:], None, causal=False)
+    hidden, total = session.begin()[0, 0], torch.zeros(())
+    alive = torch.arange(1, len(codes))
+    books: list[int] = []
+    categories: list[int] = []
+    open_books = list(range(codes.shape[1]))
+
+    def own(state: Tensor, item: int) -> int:
+        logits = reasoner.category_logits(state)
+        mine = members[item][members[item] > 0]
+        return int(mine[logits[mine].argmax()])
+
+    while open_books:
+        logits = reasoner.token_logits(hidden)
+        words = {book: codes[alive, book].unique() for book in open_books}
+        sure = {book: logits[book, words[book]].softmax(-1).max().item() for book in open_books}
+        book = max(open_books, key=lambda b: sure[b]) if order == "confidence" else open_books[0]
+        token = int(codes[wanted, book])
+        log_probs = (logits[book, words[book]] / temperature).log_softmax(-1)
+        total = total + log_probs[words[book].tolist().index(token)]
+        alive = alive[codes[alive, book] == token]
+        open_books.remove(book)
+        books.append(book)
+        if len(alive) == 1 or not open_books:
+            categories += [own(hidden, int(alive[-1]))] * (len(open_books) + 1)
+            return total, books, categories
+        entered = reasoner.table.tokens(torch.tensor([[book]]), torch.tensor([[token]]))
+        hidden = session.take(entered)[0, 0]
+        categories.append(int(reasoner.category_logits(hidden).argmax()))
+    raise AssertionError
+
+
+@pytest.mark.parametrize("order", ["confidence", "fixed"])
+@pytest.mark.parametrize("settings", [{}, {"history_form": "flat"}, {"n_layers": 4, "start_from_history": False}])
+def test_sampled_paths_equal_paths_walked_alone(make, settings, order):
+    model, items, trained = make(**settings)
+    sampler = Sampler(model.catalogue, model.members, order, temperature=1.3)
+    torch.manual_seed(0)
+    groups = sampler.sample(model.reasoner, model.encoder(items), trained, 6)
+    log_probs = groups.path_log_probs(groups.walk)
+    again = replay(model.reasoner, model.encoder(items), groups.levels, 1.3)
+    assert torch.allclose(groups.path_log_probs(again), log_probs, atol=1e-5)
+    assert len(set(groups.items.flatten().tolist())) > 5
+    for group, (row, place) in enumerate(trained.nonzero().tolist()):
+        for path, item in enumerate(groups.items[group]):
+            expected, books, categories = walk_alone(model, items[row, : place + 1], item, 1.3, order)
+            assert log_probs[group, path].item() == pytest.approx(expected.item(), abs=1e-5)
+            # Forced steps stand behind the decided ones, in any order.
+            assert groups.books[group, path, : len(books)].tolist() == books
+            assert sorted(groups.books[group, path].tolist()) == [0, 1, 2]
+            assert torch.equal(model.catalogue.codes[item][groups.books[group, path]], groups.tokens[group, path])
+            assert groups.categories[group, path].tolist() == categories
+
+
+@pytest.mark.parametrize("order", ["confidence", "random", "fixed"])
+def test_all_paths_together_have_probability_one_and_draws_follow_it(make, order):
+    model, items, trained = make()
+    contexts, draws = int(trained.sum()), 4000
+    sampler = Sampler(model.catalogue, model.members, order, categories=False)
+    every = torch.arange(1, ITEMS + 1).expand(contexts, -1)
+    torch.manual_seed(1)
+    groups = sampler.sample(model.reasoner, model.encoder(items), trained, draws, every)
+    assert torch.equal(groups.items[:, draws:], every)
+    probability = groups.path_log_probs(groups.walk)[:, draws:].exp()
+    assert torch.allclose(probability.sum(1), torch.ones(contexts), atol=1e-5)
+    share = torch.stack([(groups.items[:, :draws] == item).float().mean(1) for item in range(1, ITEMS + 1)], dim=1)
+    deviation = (probability * (1 - probability) / draws).sqrt()
+    assert ((share - probability).abs() <= 5 * deviation + 1e-6).all()
+    assert (groups.categories == 0).all()
+
+
+def test_the_estimate_over_all_paths_is_the_exact_policy_gradient(make):
+    """Each path weighted by its probability, the objective's gradient is that of the expected reward."""
+    model, items, trained = make()
+    contexts = int(trained.sum())
+    sampler = Sampler(model.catalogue, model.members)
+    every = torch.arange(1, ITEMS + 1).expand(contexts, -1)
+    reward = torch.randn(contexts, ITEMS, generator=torch.Generator().manual_seed(5))
+    groups = sampler.sample(model.reasoner, model.encoder(items), trained, 0, every)
+    parameters = [weights for weights in model.parameters() if weights.requires_grad]
+    probability = groups.path_log_probs(groups.walk).exp()
+    exact = torch.autograd.grad((probability * reward).sum(), parameters, retain_graph=True, allow_unused=True)
+    objective = torch.zeros(())
+    worth = (probability.detach() * reward).flatten()
+    for level, log_probs in zip(groups.levels, groups.walk.log_probs, strict=True):
+        token = pick(log_probs, level.nodes, level.tokens)
+        objective = objective + clipped_objective(token, token.detach(), worth[level.paths], 0.2).sum()
+    estimate = torch.autograd.grad(objective, parameters, allow_unused=True)
+    compared = 0
+    for one, other in zip(exact, estimate, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert torch.allclose(one, other, atol=1e-5), "gradient"
+            compared += int(one.abs().max() > 1e-4)
+    assert compared > 10
+
+
+def test_a_temperature_spreads_draws(make):
+    model, items, trained = make()
+    kinds = []
+    for temperature in (0.05, 1.0, 20.0):
+        sampler = Sampler(model.catalogue, model.members, temperature=temperature)
+        torch.manual_seed(2)
+        groups = sampler.sample(model.reasoner, model.encoder(items), trained, 64)
+        kinds.append(sum(len(set(row.tolist())) for row in groups.items))
+    assert kinds[0] < kinds[1] < kinds[2]
+
+
+def test_the_subtree_of_some_paths_gives_them_the_same_probability(make):
+    model, items, trained = make()
+    sampler = Sampler(model.catalogue, model.members)
+    torch.manual_seed(4)
+    groups = sampler.sample(model.reasoner, model.encoder(items), trained, 8)
+    levels, kept = groups.subtree(2)
+    walk = replay(model.reasoner, model.encoder(items), levels, 1.0)
+    whole = groups.path_log_probs(groups.walk)
+    part = torch.zeros(whole.numel())
+    for level, nodes, log_probs, original in zip(levels, kept, walk.log_probs, groups.walk.log_probs, strict=True):
+        assert torch.allclose(log_probs.exp(), original[nodes].exp(), atol=1e-5)
+        part = part.index_add(0, level.paths, pick(log_probs, level.nodes, level.tokens))
+    part = part.view(whole.shape)
+    assert torch.allclose(part[:, :2], whole[:, :2], atol=1e-5) and (part[:, 2:] == 0).all()
+    assert sum(len(level.rows) for level in levels) < sum(len(level.rows) for level in groups.levels)
+
+
+def test_items_that_share_a_tuple_end_at_the_last_step(make):
+    model, items, trained = make(codebooks=1, codebook_size=2)
+    sampler = Sampler(model.catalogue, model.members)
+    groups = sampler.sample(model.reasoner, model.encoder(items), trained, 4)
+    assert len(groups.levels) == 1 and (groups.items > 0).all()
+    assert torch.equal(model.catalogue.codes[groups.items], groups.tokens)
+    assert torch.allclose(groups.walk.log_probs[0].exp().sum(1), torch.ones(int(trained.sum())), atol=1e-5)
