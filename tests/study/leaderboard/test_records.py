@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from recbole_reg4rec.errors import UserError
+
+
+def test_ranks_come_back(records):
+    file = records.write(ranks=[(1, 1), (12, 0), (3, 2)])
+    assert records.book().records[file].ranks().tolist() == [[1, 1], [12, 0], [3, 2]]
+
+
+def test_tampering_is_found(records):
+    file = records.write()
+    record = records.book().records[file]
+    path = records.runs / record.content["ranks"]["file"]
+    content = path.read_text()
+    path.write_text(content.replace("11,11", "1,1"))
+    with pytest.raises(UserError, match="checksum"):
+        record.ranks()
+    path.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        record.ranks()
+    path.write_text(content)
+    for part in ("test", "test_protocols"):
+        before = json.loads((records.runs / file).read_text())
+        better = {**before["test"], "ndcg@10": 0.9}
+        records.change(file, **{part: better if part == "test" else {**before[part], "masked": better}})
+        with pytest.raises(UserError, match="its ranks give"):
+            records.book().records[file].ranks()
+        records.change(file, **{part: before[part]})
+    assert len(records.book().records[file].ranks()) == 4
+
+
+def test_rounded_metrics_are_no_tampering(records):
+    file = records.write(ranks=[1, 3, 7], metric_decimal_place=2)
+    test = {name: round(value, 2) for name, value in records.book().records[file].content["test"].items()}
+    records.change(file, test=test)
+    records.book().records[file].ranks()
+
+
+def test_what_is_no_record_is_told_and_left_out(records):
+    good = records.write()
+    (records.runs / "half.json").write_text('{"model": "A", "se')
+    (records.runs / "other.json").write_text('{"ranks": {}, "model": "A", "dataset": "toy"}')
+    (records.runs / "older.json").write_text('{"model": "A", "dataset": "toy"}')
+    (records.runs / "list.json").write_text("[]")
+    book = records.book()
+    assert set(book.records) == {good}
+    assert set(book.unreadable) == {"half.json", "other.json", "list.json"}
+    assert book.without_ranks == {"older.json": ("A", "toy")}
+    for file, reason in (("half.json", "cannot be read"), ("older.json", "no ranks"), ("gone.json", "is not in")):
+        with pytest.raises(UserError, match=reason):
+            book.named(file, "table x")
+
+
+def test_the_first_of_equal_runs_counts_whatever_its_data_say(records):
+    later = records.write(time="000009")
+    first = records.write(time="000003")
+    other = records.write(time="000001", fingerprint="0" * 16)
+    book = records.book()
+    key, row_key = book.records[first].key, book.records[first].row_key
+    assert book.finished(key, "f" * 16).file == first
+    assert [record.file for record in book.row(row_key, "f" * 16)] == [first]
+    assert book.other_data([row_key], "f" * 16) == [other] and later in book.records
+
+
+def test_new_records_are_seen(records):
+    book = records.book()
+    file = records.write()
+    assert not book.records
+    book.refresh()
+    assert set(book.records) == {file}
