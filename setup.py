@@ -19,6 +19,7 @@ INSTALL_REQUIRES = [
     "pandas>=2,<3",  # pandas 3 never writes through a view: RecBole's data handling is then silently wrong
     "scipy>=1.11",  # the series of numpy 1.26
     "scikit-learn>=1.3",  # the series of scipy 1.11; RecBole's metrics need it too
+    "filelock>=3.12",  # torch's own bound is looser still; lets processes share item codes
     "threadpoolctl>=3.1",  # holds item features to one thread, so that they repeat to the last bit
     "PyYAML>=6.0.1",  # the first that builds with Cython 3
     "tqdm>=4.48.2",  # RecBole's own bound, as for the next five

@@ -1,4 +1,4 @@
-"""The command line: ``python -m recbole_reg4rec [run|tokenize] --dataset=D ...``.
+"""The command line: ``python -m recbole_reg4rec [run|tokenize|tune|leaderboard|explain] --setting=value ...``.
 
 Only the script reads ``sys.argv``; :func:`main` takes its arguments, so that a program that calls it, pytest say,
 keeps its own command line to itself. Heavy modules are imported when a command starts, not for ``--help``.
@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,24 +32,67 @@ _NAMED = {
     "checkpoint": "file to keep the training state in, and to resume from",
     "resume": "continue an interrupted run with the same settings",
 }
+# Arguments that are true when given alone.
+_SWITCHES = frozenset({"resume", "check"})
 
 
 @dataclass(frozen=True)
 class Command:
-    """A sub-command: which function does the work, and which named arguments it takes."""
+    """A sub-command: which function does the work, and which named arguments it takes.
+
+    ``own``: arguments that it alone has, with their meaning; the function gets their text by name.
+    """
 
     module: str
     function: str
     summary: str
     named: tuple[str, ...]
+    own: Mapping[str, str] = field(default_factory=dict)
 
 
 _DATA = ("dataset", "config_files", "data_path", "results_dir")
+_TUNE = {
+    "trials": "trials that the study is to have, over all workers and machines (default: 50)",
+    "output": "folder of the study's results (default: RESULTS_DIR/tuning/NAME)",
+    "space": "search space: a YAML file, or RecBole's .hyper or .test (default: properties/tuning/MODEL.yaml)",
+    "objective": "metric on validation, or two such as NDCG@10,seconds (default: valid_metric)",
+    "sampler": "tpe (default), random, gp, cmaes, qmc, nsgaii or grid",
+    "pruner": "median (default), percentile, halving, hyperband or none",
+    "storage": "a .db or .journal file or a database URL, shared by all who work on the study (default: in OUTPUT)",
+    "name": "name of the study in its storage (default: MODEL-DATASET)",
+    "workers": "processes on this machine (default: 1)",
+    "timeout": "seconds after which no trial begins",
+    "study": "one setting, e.g. codebooks or M: its curve instead of a search",
+    "values": "what --study tries, e.g. [2,4,8] (default: from the search space)",
+}
+_GRID = {
+    "models": "models, separated by commas, a variant of one as MODEL:VARIANT",
+    "datasets": "data sets, separated by commas",
+    "seeds": "how many seeds (default: 5), or which, separated by commas",
+    "variants": "YAML file of your own variants, MODEL: {VARIANT: {setting: value}}",
+    "check": "recompute the tables that are there and say which differ",
+}
+_EXPLAIN = {
+    "users": "ids of users of the test set, separated by commas (default: its first user)",
+    "items": "ids of a history given by hand, oldest first, separated by commas",
+    "top": "how many items (default: 10)",
+    "json": "file to write the explanations to as well",
+}
+_STUDY = "recbole_reg4rec.study"
 COMMANDS = {
-    "run": Command(
-        "recbole_reg4rec.study.quick_start", "run", "train and evaluate a model (the default)", tuple(_NAMED)
+    "run": Command(f"{_STUDY}.quick_start", "run", "train and evaluate a model (the default)", tuple(_NAMED)),
+    "tokenize": Command(f"{_STUDY}.tokenize", "tokenize", "fit and inspect the item codes alone", _DATA),
+    "tune": Command(f"{_STUDY}.tuning.command", "tune", "search for settings", ("model", *_DATA), _TUNE),
+    "leaderboard": Command(
+        f"{_STUDY}.leaderboard.command", "leaderboard", "train a grid and write its tables", _DATA[1:], _GRID
     ),
-    "tokenize": Command("recbole_reg4rec.study.tokenize", "tokenize", "fit and inspect the item codes alone", _DATA),
+    "explain": Command(
+        f"{_STUDY}.explain_report",
+        "explain",
+        "say why a trained REG4Rec recommends what it does",
+        ("dataset", "config_files", "data_path", "checkpoint"),
+        _EXPLAIN,
+    ),
 }
 
 
@@ -72,16 +116,16 @@ def parse(argv: list[str]) -> Arguments:
     rest = argv[1:] if argv[:1] == [name] else argv
     if name not in COMMANDS:
         raise UserError(f"there is no command `{name}`, only {', '.join(COMMANDS)}; settings are given as --name=value")
-    parsed = Arguments(name)
+    parsed, own = Arguments(name), COMMANDS[name].own
     while rest:
-        key, value, rest = _next_argument(rest)
+        key, value, rest = _next_argument(rest, {*_NAMED, *own})
         if key in _NAMED and key not in COMMANDS[name].named:
             raise UserError(f"`{name}` takes no --{key}; leave it out")
-        target = parsed.named if key in _NAMED else parsed.settings
+        target = parsed.named if key in _NAMED or key in own else parsed.settings
         if target.get(key, value) != value:
             raise UserError(f"--{key} is given twice, as `{target[key]}` and as `{value}`; give it once")
         target[key] = value
-    if not parsed.named.get("dataset"):
+    if "dataset" in COMMANDS[name].named and not parsed.named.get("dataset"):
         raise UserError("no data set is named; add --dataset=NAME, e.g. --dataset=ml-100k, or see --help")
     return parsed
 
@@ -90,7 +134,7 @@ def _command_name(argv: list[str]) -> str:
     return "run" if not argv or argv[0].startswith("-") else argv[0]
 
 
-def _next_argument(rest: list[str]) -> tuple[str, str, list[str]]:
+def _next_argument(rest: list[str], names: Iterable[str]) -> tuple[str, str, list[str]]:
     """The first argument as name and text, and the arguments behind it."""
     match = re.fullmatch(r"--([A-Za-z_][\w-]*)(?:=(.*))?", rest[0], re.DOTALL)
     if match is None:
@@ -98,12 +142,12 @@ def _next_argument(rest: list[str]) -> tuple[str, str, list[str]]:
             f"cannot read the argument `{rest[0]}`; settings are given as --name=value, lists as --name=[a,b]"
         )
     key, value, rest = match.group(1).replace("-", "_"), match.group(2), rest[1:]
-    takes_next = key in _NAMED and (key != "resume" or (rest and rest[0].lower() in ("true", "false")))
+    takes_next = key in names and (key not in _SWITCHES or (rest and rest[0].lower() in ("true", "false")))
     if value is None and takes_next and rest and not rest[0].startswith("--"):
         value, rest = rest[0], rest[1:]
-    if key == "resume" and value is not None and value.lower() not in ("true", "false"):
-        raise UserError(f"--resume is `{value}`, but it must be true or false; --resume alone means true")
-    if not value and key in _NAMED and key != "resume":
+    if key in names and key in _SWITCHES and value is not None and value.lower() not in ("true", "false"):
+        raise UserError(f"--{key} is `{value}`, but it must be true or false; --{key} alone means true")
+    if not value and key in names and key not in _SWITCHES:
         raise UserError(f"--{key} has no value; write --{key}=...")
     return key, "True" if value is None else value, rest
 
@@ -114,16 +158,17 @@ def _keywords(parsed: Arguments) -> dict[str, Any]:
     if "data_path" in named:
         settings["data_path"] = named["data_path"]
     keywords: dict[str, Any] = {
-        "dataset": named["dataset"],
         "config_file_list": _files(named.get("config_files")),
         "command_line": settings,
-        "results_dir": os.path.expanduser(named.get("results_dir", "results")),
     }
-    takes = COMMANDS[parsed.command].named
+    command = COMMANDS[parsed.command]
+    takes = (*command.named, *command.own)
+    keywords.update({name: named[name] for name in ("dataset", *command.own) if name in named})
+    keywords.update({name: named.get(name, "false").lower() == "true" for name in takes if name in _SWITCHES})
+    if "results_dir" in takes:
+        keywords["results_dir"] = os.path.expanduser(named.get("results_dir", "results"))
     if "model" in takes:
         keywords["model"] = named.get("model", "REG4Rec")
-    if "resume" in takes:
-        keywords["resume"] = named.get("resume", "false").lower() == "true"
     if "checkpoint" in takes:
         checkpoint = named.get("checkpoint")
         keywords["checkpoint"] = os.path.expanduser(checkpoint) if checkpoint else None
@@ -145,13 +190,11 @@ def help_text() -> str:
     width = min(shutil.get_terminal_size().columns, 100)
     rows = [f"  {name:<13} {command.summary}" for name, command in COMMANDS.items()]
     commands = "\n".join(rows)
-    arguments = "\n".join(
-        textwrap.fill(
-            f"  {'--' + name + ('' if name == 'resume' else '='):<16} {meaning}",
-            width,
-            subsequent_indent=" " * 19,
-        )
-        for name, meaning in _NAMED.items()
+    arguments = _arguments_help(_NAMED, width)
+    own = "".join(
+        f"\n\narguments of {name}:\n{_arguments_help(command.own, width)}"
+        for name, command in COMMANDS.items()
+        if command.own
     )
     return f"""REG4Rec {__version__}: a reasoning-enhanced generative recommender, as an extension of RecBole.
 
@@ -167,9 +210,20 @@ commands:
 arguments:
 {arguments}
   --help           print this
-  --version        print the version
+  --version        print the version{own}
 
 {settings_help(width=width)}"""
+
+
+def _arguments_help(arguments: Mapping[str, str], width: int) -> str:
+    return "\n".join(
+        textwrap.fill(
+            f"  {'--' + name + ('' if name in _SWITCHES else '='):<16} {meaning}",
+            width,
+            subsequent_indent=" " * 19,
+        )
+        for name, meaning in arguments.items()
+    )
 
 
 def main(argv: list[str]) -> int:

@@ -25,6 +25,8 @@ def calls(monkeypatch):
     module("recbole_reg4rec.versions", check_versions=lambda: found.append("versions"))
     module("recbole_reg4rec.study.quick_start", run=lambda **given: found.append(given))
     module("recbole_reg4rec.study.tokenize", tokenize=lambda **given: found.append(given))
+    module("recbole_reg4rec.study.explain_report", explain=lambda **given: found.append(given))
+    module("recbole_reg4rec.study.tuning.command", tune=lambda **given: found.append(given))
     return found
 
 
@@ -74,6 +76,41 @@ def test_tokenize(calls):
     assert calls[1] == expected
 
 
+def test_explain_takes_arguments_of_its_own(calls):
+    assert cli.main(["explain", "--dataset=d", "--users", "u1,u2", "--top=3", "--checkpoint=~/c.pt", "--corp"]) == 0
+    assert calls[1] == {
+        "dataset": "d",
+        "config_file_list": None,
+        "command_line": {"corp": "True"},
+        "checkpoint": os.path.expanduser("~/c.pt"),
+        "users": "u1,u2",
+        "top": "3",
+    }
+    assert cli.main(["explain", "--dataset=d", "--json="]) == 2
+    assert cli.main(["explain", "--dataset=d", "--resume"]) == 2
+    # Of another command these are settings, and refused as unknown ones.
+    assert cli.parse(["--dataset=d", "--users=a"]).settings == {"users": "a"}
+
+
+def test_arguments_of_one_command(calls):
+    arguments = "tune --dataset=d --trials 5 --study=M --values=[2,4] --output=o --epochs=3 --name=n"
+    assert cli.main(arguments.split()) == 0
+    assert calls[1] == {
+        "model": "REG4Rec",
+        "dataset": "d",
+        "config_file_list": None,
+        "command_line": {"epochs": "3"},
+        "results_dir": "results",
+        "trials": "5",
+        "study": "M",
+        "values": "[2,4]",
+        "output": "o",
+        "name": "n",
+    }
+    assert cli.main(["--dataset=d", "--trials=5"]) == 0
+    assert calls[3]["command_line"] == {"trials": "5"}, "no argument of another command: a setting, refused later"
+
+
 @pytest.mark.parametrize(
     ("text", "files"),
     [("a.yaml,b.yaml", ["a.yaml", "b.yaml"]), ("a.yaml b.yaml", ["a.yaml", "b.yaml"]), ("a.yaml,", ["a.yaml"])],
@@ -117,6 +154,9 @@ def test_resume(calls, arguments, resume):
         ("trian --dataset=d", "no command `trian`"),
         ("tokenize --dataset=d --resume", "takes no --resume"),
         ("tokenize --dataset=d --model=SASRec", "takes no --model"),
+        ("tune --dataset=d --resume", "takes no --resume"),
+        ("tune --dataset=d --trials=", "--trials has no value"),
+        ("tune --dataset=d --trials=3 --trials=4", "--trials is given twice"),
     ],
 )
 def test_mistakes_are_one_sentence_and_code_2(calls, capsys, arguments, said):
