@@ -127,10 +127,7 @@ def build_item_features(config: Any, dataset: OrderedDataset, sequences: Trainin
     text = _text_part(dataset, columns, int(config["text_dim"]), int(config["seed"]))
     if text is not None:
         parts.append(("text", text))
-    for name in columns.vectors:
-        parts.append((f"vectors:{name}", _unit_rows(_centred(dataset.item_feat[name].numpy().astype(np.float64)))))
-    for source in config["preload_weight"] or {}:
-        parts.append((f"vectors:{source}", _unit_rows(_centred(_preloaded(config, dataset, source)))))
+    parts.extend((f"vectors:{name}", block) for name, block in item_vectors(config, dataset, columns).items())
     content = np.zeros(items, dtype=bool)
     for _, block in parts:
         content |= np.abs(block).sum(axis=1) > 0
@@ -183,10 +180,12 @@ def _preloaded(config: Any, dataset: OrderedDataset, source: str) -> Array:
     return vectors.reshape(len(vectors), -1)
 
 
-def _text_part(dataset: OrderedDataset, columns: ItemColumns, dim: int, seed: int) -> Array | None:
-    """TF-IDF over words and categorical values, reduced by truncated SVD; float64 ``[items + 1, <= dim]``."""
-    if dim == 0 or not (columns.text or columns.tokens):
-        return None
+def item_words(dataset: OrderedDataset, columns: ItemColumns) -> tuple[sp.csr_matrix, list[int]] | None:
+    """TF-IDF over words and categorical values, rows of length 1, and the items they belong to; None without any.
+
+    Returns:
+        float64 ``[documents, words]`` and the item of each document, ascending.
+    """
     documents: list[list[str]] = [[] for _ in range(dataset.item_num)]
     for name in columns.text:
         for document, words in zip(documents, column_words(dataset, name), strict=True):
@@ -198,9 +197,24 @@ def _text_part(dataset: OrderedDataset, columns: ItemColumns, dim: int, seed: in
     if not filled:
         return None
     vectorizer = TfidfVectorizer(analyzer=_identity, sublinear_tf=True, dtype=np.float64)
-    counts = vectorizer.fit_transform([documents[i] for i in filled])
-    block = np.zeros((dataset.item_num, min(dim, *counts.shape)))
-    block[filled] = _reduce(counts, block.shape[1], seed)
+    return sp.csr_matrix(vectorizer.fit_transform([documents[i] for i in filled])), filled
+
+
+def item_vectors(config: Any, dataset: OrderedDataset, columns: ItemColumns) -> dict[str, Array]:
+    """The user's own vectors by source, centred, rows of length 1 or zero where missing; ``[items + 1, F]`` each."""
+    raw = {name: dataset.item_feat[name].numpy().astype(np.float64) for name in columns.vectors}
+    raw.update({source: _preloaded(config, dataset, source) for source in config["preload_weight"] or {}})
+    return {name: _unit_rows(_centred(vectors)) for name, vectors in raw.items()}
+
+
+def _text_part(dataset: OrderedDataset, columns: ItemColumns, dim: int, seed: int) -> Array | None:
+    """`item_words` reduced by truncated SVD; float64 ``[items + 1, <= dim]``."""
+    found = item_words(dataset, columns) if dim > 0 else None
+    if found is None:
+        return None
+    words, filled = found
+    block = np.zeros((dataset.item_num, min(dim, *words.shape)))
+    block[filled] = _reduce(words, block.shape[1], seed)
     return _unit_rows(block)
 
 

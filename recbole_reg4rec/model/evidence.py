@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,16 @@ class EvidenceWeights:
     recognise: float
     remember: float
     repeat: float
+
+    @classmethod
+    def from_tensor(cls, weights: Tensor) -> EvidenceWeights:
+        """Undoes `as_tensor`."""
+        # Six digits are what single precision keeps.
+        return cls(*(round(weight, 6) for weight in weights.tolist()))
+
+    def as_tensor(self) -> Tensor:
+        """The weights in the order of the fields, float32 ``[4]``."""
+        return torch.tensor(astuple(self), dtype=torch.float32)
 
     def combine(self, evidence: dict[str, Tensor]) -> Tensor:
         """Weighted sum of the kinds of evidence that are there, each float32 ``[B, items + 1]``.

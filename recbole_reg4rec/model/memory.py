@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,33 +14,65 @@ from torch import Tensor, nn
 
 from recbole_reg4rec.data.cooccurrence import transitions
 from recbole_reg4rec.data.sequences import TrainingSequences, training_sequences
+from recbole_reg4rec.data.similarity import content_neighbours
 
 _LEAST_WEIGHT = 1e-4
 _DENSE_SHARE = 0.1
 
 
+@dataclass(frozen=True)
+class MemoryRule:
+    """What a memory table is made of.
+
+    ``window``: steps in a history that count as following. ``decay``: power of the distance that a step's weight falls
+    with. ``backward``: weight of "came before" beside 1 for "came after". ``popularity``: power of an item's number of
+    interactions that its weight as the next one is divided by. ``strength``: the same for the item of the history.
+    ``content``: interactions that likeness in content counts for.
+    """
+
+    window: int
+    decay: float
+    backward: float
+    popularity: float
+    strength: float
+    content: float
+
+    def row_weights(self, count: np.ndarray) -> np.ndarray:
+        """What the row of an item is multiplied by, given its interactions; float64."""
+        return np.maximum(count + self.content, 1.0) ** -self.strength
+
+    def column_weights(self, count: np.ndarray) -> np.ndarray:
+        """What the column of an item is multiplied by, given its interactions; float64."""
+        return np.maximum(count, 1.0) ** -self.popularity
+
+
 def memory_table(
-    sequences: TrainingSequences, items: int, window: int, decay: float, backward: float, popularity: float
+    sequences: TrainingSequences, items: int, rule: MemoryRule, neighbours: sp.csr_matrix | None = None
 ) -> sp.csr_matrix:
     """Weight of each item as the next one, given one item of the history.
+
+    What followed an item in training is counted; likeness in content enters as if it had been seen ``rule.content``
+    times, so that it matters most for items that few have taken.
 
     Args:
         sequences: training part of every user's history.
         items: number of items with the padding item.
-        window: steps in a history that count as following.
-        decay: power of the distance that a step's weight falls with.
-        backward: weight of "came before" beside 1 for "came after".
-        popularity: power of an item's number of interactions that its weight is divided by.
+        rule: how things are weighted.
+        neighbours: likeness in content, ``[items, items]``, see `data.similarity`; None for none.
 
     Returns:
-        float32 ``[items, items]``, row the item of the history, each row divided by the row item's interactions.
+        float32 ``[items, items]``, row the item of the history.
     """
-    forward = transitions(sequences, items, window, decay)
-    table = sp.csr_matrix(forward + backward * forward.T)
+    forward = transitions(sequences, items, rule.window, rule.decay)
+    table = sp.csr_matrix(forward + rule.backward * forward.T)
     table.setdiag(0)
+    if neighbours is not None:
+        table = table + rule.content * neighbours
     table.eliminate_zeros()
-    count = np.maximum(np.bincount(sequences.items, minlength=items), 1).astype(np.float64)
-    return sp.csr_matrix(sp.diags(1.0 / count) @ table @ sp.diags(count**-popularity)).astype(np.float32)
+    count = np.bincount(sequences.items, minlength=items).astype(np.float64)
+    return sp.csr_matrix(
+        sp.diags(rule.row_weights(count)) @ table @ sp.diags(rule.column_weights(count)), dtype=np.float32
+    )
 
 
 class Memory(nn.Module):
@@ -100,14 +133,23 @@ class Memory(nn.Module):
         return flat.view(len(items), self.size)
 
 
+def memory_rule(config: Any) -> MemoryRule:
+    """The rule that the settings ``memory_*`` make."""
+    return MemoryRule(
+        window=int(config["memory_window"]),
+        decay=float(config["memory_decay"]),
+        backward=float(config["memory_backward"]),
+        popularity=float(config["memory_popularity"]),
+        strength=float(config["memory_strength"]),
+        content=float(config["memory_content"]),
+    )
+
+
 def build_memory(config: Any, dataset: Any) -> Memory:
     """The memory of the training part of ``dataset``, by the settings ``memory_*``."""
-    table = memory_table(
-        training_sequences(dataset),
-        dataset.item_num,
-        int(config["memory_window"]),
-        float(config["memory_decay"]),
-        float(config["memory_backward"]),
-        float(config["memory_popularity"]),
-    )
+    rule = memory_rule(config)
+    neighbours = None
+    if rule.content > 0:
+        neighbours = content_neighbours(config, dataset, int(config["memory_neighbours"]))
+    table = memory_table(training_sequences(dataset), dataset.item_num, rule, neighbours)
     return Memory(table, float(config["memory_recency"]))

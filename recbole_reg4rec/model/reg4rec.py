@@ -74,12 +74,14 @@ class REG4Rec(SequentialRecommender):
         self.repeat = None
         if config["repeat"]:
             self.repeat = Repeat(repeat_odds(training_sequences(dataset), dataset.item_num))
-        self.weights = EvidenceWeights(
+        self.given_weights = EvidenceWeights(
             reason=float(config["reason_weight"]),
             recognise=float(config["recognise_weight"]),
             remember=float(config["remember_weight"]),
             repeat=float(config["repeat_weight"]),
         )
+        # Part of what is learned: they may be fitted on validation.
+        self.register_buffer("fitted_weights", self.given_weights.as_tensor())
         identity = self.item_path.identity if self.item_path is not None else None
         decoder_layers = layers // 2 if config["reason"] else 0
         if config["reason"] and not decoder_layers:
@@ -103,6 +105,8 @@ class REG4Rec(SequentialRecommender):
             )
         elif self.item_path is None:
             raise UserError("settings reason and item_path are both off, which leaves nothing to train; switch one on")
+        # Alone, the decoder is all there is to train.
+        self.reason_share = float(config["reason_share"]) if self.item_path is not None else 1.0
         self.training_order = str(config["training_order"])
         self.decoding_order = str(config["decoding_order"])
         self.category_weight = float(config["category_weight"])
@@ -114,6 +118,16 @@ class REG4Rec(SequentialRecommender):
         self._seed = int(config["seed"])
 
     members: Tensor
+    fitted_weights: Tensor
+
+    @property
+    def weights(self) -> EvidenceWeights:
+        """Weights of the kinds of evidence: those of the settings until `weigh` sets others."""
+        return EvidenceWeights.from_tensor(self.fitted_weights)
+
+    def weigh(self, weights: EvidenceWeights) -> None:
+        """Ranks by these weights from here on."""
+        self.fitted_weights.copy_(weights.as_tensor())
 
     # ---------------------------------------------------------------------------------------------- training
 
@@ -125,14 +139,22 @@ class REG4Rec(SequentialRecommender):
         """
         items, targets = interaction[self.ITEM_SEQ], interaction[TARGETS]
         history = self.encoder(items)
-        trained = targets > 0
         losses: tuple[Tensor, ...] = ()
         if self.reasoner is not None:
-            session = self.reasoner.session(history, history.last, history.mask(), causal=history.causal)
-            losses = self._supervise(self.reasoner, session, trained, targets[trained])
+            read, wanted, trained = self._share_to_reason(history, targets)
+            session = self.reasoner.session(read, read.last, read.mask(), causal=read.causal)
+            losses = self._supervise(self.reasoner, session, trained, wanted[trained])
         if self.item_path is None:
             return losses
         return (*losses, self.item_loss(self.item_path, history, items, targets))
+
+    def _share_to_reason(self, history: History, targets: Tensor) -> tuple[History, Tensor, Tensor]:
+        """The rows of a batch that train the decoder, drawn anew each time, their targets and which of them count."""
+        if self.reason_share < 1.0:
+            draw = torch.rand(len(targets), device=targets.device)
+            rows = (draw <= draw.min().clamp(min=self.reason_share)).nonzero().squeeze(1)
+            history, targets = history.only(rows), targets[rows]
+        return history, targets, targets > 0
 
     def item_loss(self, path: ItemPath, history: History, items: Tensor, targets: Tensor) -> Tensor:
         """Loss of the item path at all targets, int64 ``[B, T]``, 0 for none, repeating included; scalar, nats."""
@@ -252,10 +274,17 @@ class REG4Rec(SequentialRecommender):
             corp=self.corp,
         )
 
+    def evidence(self, interaction: Interaction) -> dict[str, Tensor]:
+        """Each kind of evidence that is on and has a weight, before it, float32 ``[B, items + 1]``."""
+        return self._rank(interaction).evidence
+
+    def _rank(self, interaction: Interaction) -> Ranking:
+        seen = interaction.interaction.get(SEEN)  # more than the model's reach, where the data set was asked for it
+        return self.rank(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], seen)
+
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """A finite score for every item, float32 ``[B, items + 1]``."""
-        seen = interaction.interaction.get(SEEN)  # more than the model's reach, where the data set was asked for it
-        ranking = self.rank(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], seen)
+        ranking = self._rank(interaction)
         self.checks = ranking.paths.checks if ranking.paths is not None else ()
         return ranking.scores
 
@@ -265,9 +294,9 @@ class REG4Rec(SequentialRecommender):
         ``seen``: int64 ``[B, S]``, all that the users took, oldest first, 0 pads; none: what is in ``items``.
         """
         history, last = self._read(items, lengths)
-        evidence: dict[str, Tensor] = {}
+        weights, evidence = self.weights, dict[str, Tensor]()
         paths = None
-        if self.reasoner is not None and self.weights.reason > 0:
+        if self.reasoner is not None and weights.reason > 0:
             paths = self._reason(history, last, lengths)
             evidence["reason"] = item_scores(paths, self.catalogue)
         if self.item_path is not None:
@@ -276,7 +305,7 @@ class REG4Rec(SequentialRecommender):
             evidence["remember"] = log_share(self.memory(items, lengths))
         if self.repeat is not None:
             evidence["repeat"] = self.repeat.scores(items if seen is None else seen, self.n_items)
-        return Ranking(self.weights.combine(evidence), evidence, paths)
+        return Ranking(weights.combine(evidence), evidence, paths)
 
     def predict(self, interaction: Interaction) -> Tensor:
         """The same scores for one item a row, float32 ``[B]``."""

@@ -25,7 +25,7 @@ from recbole_reg4rec.trainer.checkpoint import binding_settings, check_belongs, 
 # fmt: off
 DECODING_SETTINGS = frozenset({
     "decoding_order", "beam_width", "beam_branch", "corp", "corp_threshold", "corp_steps", "corp_min_beams",
-    "reason_weight", "recognise_weight", "remember_weight", "mask_history",
+    "reason_weight", "recognise_weight", "remember_weight", "repeat_weight", "mask_history",
 })
 # fmt: on
 _PLACES = ("checkpoint_dir", "tokenizer_cache")
@@ -91,6 +91,10 @@ def load_trained(
     tokens = tokenize_data(config, data) if getattr(config.model_class, "needs_tokens", False) else None
     recommender = build_model(config, data, tokens)
     fill_model(path, state, recommender, data_fingerprint(data, tokens))
+    asked = DECODING_SETTINGS & (set(given) | set(texts))
+    if hasattr(recommender, "weigh") and any(name.endswith("_weight") for name in asked):
+        # What is asked for now goes before what was chosen on validation.
+        recommender.weigh(recommender.given_weights)
     return TrainedModel(config, settings, data, tokens, recommender.eval(), path)
 
 

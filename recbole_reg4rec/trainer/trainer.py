@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,13 +20,17 @@ from recbole_reg4rec.data.dataset import LOG_POSITION
 from recbole_reg4rec.data.sequences import WholeSequenceLoader
 from recbole_reg4rec.decoding.corp import PruningStatistics
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.trainer.checkpoint import check_checkpoint_path
+from recbole_reg4rec.trainer.checkpoint import check_checkpoint_path, save_checkpoint
 from recbole_reg4rec.trainer.collector import RankCollector
 from recbole_reg4rec.trainer.heap import release_free_memory
 from recbole_reg4rec.trainer.protocols import BothProtocols
 from recbole_reg4rec.trainer.resumable import ResumableTrainer
 from recbole_reg4rec.trainer.schedule import rate_factor
 from recbole_reg4rec.trainer.stages import Stage, SupervisedStage, better, stage_summary
+from recbole_reg4rec.trainer.weights import WeightFit, fit_weights
+
+# Batches of an evaluation after which free memory goes back to the system.
+_BATCHES_TO_RELEASE = 16
 
 
 class SequenceTrainer(ResumableTrainer):
@@ -72,6 +77,7 @@ class SequenceTrainer(ResumableTrainer):
         self.train_seconds, self.trained_targets, self.steps = 0.0, 0, 0
         self.stages = stages or (SupervisedStage(config, model),)
         self.winner = None
+        self.weight_fit: WeightFit | None = None
         # The best model before the present stage, from the second stage on.
         self._entry_weights = None
         self._targets_an_epoch = 0
@@ -105,6 +111,7 @@ class SequenceTrainer(ResumableTrainer):
         """
         self.eval_collector.data_collect(train_data)
         self._targets_an_epoch = self._targets(train_data)
+        self._weigh_as_given()
         for number in range(self.stage_number, len(self.stages)):
             if number > self.stage_number:
                 self._enter(number, saved)
@@ -115,10 +122,39 @@ class SequenceTrainer(ResumableTrainer):
         """For the record: what each stage did, and which one won."""
         return stage_summary(self.epochs_log, self.winner, self._targets_an_epoch, self.valid_metric_bigger)
 
+    def fit_weights(self, valid_data: Any) -> None:
+        """Chooses the weights of the best model's evidence on validation and writes them into its file.
+
+        Nothing for a model with one kind of evidence or none. `weight_fit` tells what was chosen.
+        """
+        if not hasattr(self.model, "weigh"):
+            return
+        state = self._read(self.best_file)
+        self.model.eval()
+        given = self.model.given_weights
+        self._weigh_as_given()
+        self.weight_fit = fit_weights(self.model, self._ranked_batches(valid_data), asdict(given), self.valid_metric)
+        if self.weight_fit is None:
+            return
+        self.model.weigh(replace(given, **self.weight_fit.weights))
+        self.logger.info(f"Weights of the evidence, chosen on validation: {self.weight_fit.as_dict()}")
+        save_checkpoint(self.best_file, {**state, "state_dict": self.model.state_dict()})
+
+    def _ranked_batches(self, data: Any) -> Iterator[tuple[Any, Tensor, tuple[Tensor, Tensor] | None]]:
+        for interaction, _, _, targets in data:
+            seen = data._dataset.seen_items(interaction) if self._mask_history else None
+            yield interaction.to(self.device), targets, seen
+
+    def _weigh_as_given(self) -> None:
+        """Back to the settings' weights, which training is judged by; a model that is read may have had others."""
+        if hasattr(self.model, "weigh"):
+            self.model.weigh(self.model.given_weights)
+
     def _enter(self, number: int, saved: bool) -> None:
         """Begins a later stage from the best model so far, and keeps that model beside the state of training."""
         if saved and self.winner is not None:
             self._read(self.best_file)
+            self._weigh_as_given()
         self._set_stage(number)
         self._entry_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.stage.begin()
@@ -296,7 +332,7 @@ class SequenceTrainer(ResumableTrainer):
         if load_best_model:
             self._read(Path(model_file or self.best_file))
         self._eval_dataset = eval_data._dataset
-        self.pruning, self.decode_seconds = PruningStatistics(), 0.0
+        self.pruning, self.decode_seconds, self._batches_scored = PruningStatistics(), 0.0, 0
         self._both = both
         release_free_memory()
         try:
@@ -312,6 +348,10 @@ class SequenceTrainer(ResumableTrainer):
         if scores.is_cuda:
             torch.cuda.synchronize(scores.device)
         self.decode_seconds += perf_counter() - begin
+        self._batches_scored += 1
+        if self._batches_scored % _BATCHES_TO_RELEASE == 0:
+            # What is kept of a batch holds the place of its scores in the heap.
+            release_free_memory()
         if checks := getattr(self.model, "checks", ()):
             self.pruning.add(checks, positive_i)
         if self._mask_history or self._both is not None:

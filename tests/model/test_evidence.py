@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -146,3 +147,39 @@ def test_paths_of_a_model_without_reasoning_are_refused(toy_data: Any) -> None:
     rows = batch(toy)
     with pytest.raises(UserError, match="setting reason"):
         toy.model.reason(rows["item_id_list"], rows["item_length"])
+
+
+def test_the_decoder_trains_on_a_share_of_the_rows_beside_the_item_path_and_on_all_alone(toy_data: Any) -> None:
+    toy = toy_data(item_path=True, reason_share=0.3, hidden_dropout_prob=0.0)
+    model, interaction = toy.model.train(), next(iter(toy.data.train))
+    counts: list[int] = []
+    supervise = model._supervise
+
+    def watched(reasoner: Any, session: Any, trained: torch.Tensor, targets: torch.Tensor) -> Any:
+        counts.append(len(trained))
+        assert len(targets) == int(trained.sum()) > 0
+        return supervise(reasoner, session, trained, targets)
+
+    model._supervise = watched
+    item_losses = {round(model.calculate_loss(interaction)[2].item(), 5) for _ in range(40)}
+    rows = len(interaction["item_id_list"])
+    assert len(item_losses) == 1, "the item path always sees all"
+    assert 0.15 * rows < sum(counts) / 40 < 0.5 * rows and min(counts) >= 1
+    alone = toy_data(reason_share=0.3, name="alone").model
+    assert alone.reason_share == 1.0
+
+
+def test_weights_are_part_of_what_is_saved(toy_data: Any) -> None:
+    toy = toy_data(item_path=True, memory=True, remember_weight=0.7)
+    model = toy.model.eval()
+    assert model.weights == model.given_weights and model.weights.remember == 0.7
+    rows = batch(toy)
+    with torch.no_grad():
+        before = model.full_sort_predict(rows)
+        model.weigh(replace(model.weights, remember=2.1, reason=0.0))
+        after = model.full_sort_predict(rows)
+        other = toy_data(item_path=True, memory=True, remember_weight=0.7, name="other").model.eval()
+        other.load_state_dict(model.state_dict())
+        assert not torch.equal(before, after)
+        assert torch.equal(other.full_sort_predict(rows), after)
+        assert "reason" not in other.evidence(rows)

@@ -11,14 +11,19 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_reg4rec.data.sequences import TrainingSequences
-from recbole_reg4rec.model.memory import Memory, memory_table
+from recbole_reg4rec.model.memory import Memory, MemoryRule, memory_table
 
 # Two users: 1 2 3 and 2 3 1 3.
 SEQUENCES = TrainingSequences(np.array([1, 2, 3, 2, 3, 1, 3]), np.array([0, 3, 7]))
 
 
+def rule(**given: float) -> MemoryRule:
+    plain = {"window": 1, "decay": 0.0, "backward": 0.0, "popularity": 0.0, "strength": 1.0, "content": 0.0}
+    return MemoryRule(**{**plain, **given})
+
+
 def test_table_by_hand() -> None:
-    table = memory_table(SEQUENCES, 5, window=2, decay=1.0, backward=0.5, popularity=1.0).toarray()
+    table = memory_table(SEQUENCES, 5, rule(window=2, decay=1.0, backward=0.5, popularity=1.0)).toarray()
     count = {1: 2, 2: 2, 3: 3}
     forward = {(1, 2): 1.0, (1, 3): 0.5 + 1.0, (2, 3): 1.0 + 1.0, (2, 1): 0.5, (3, 1): 1.0}
     for i in range(1, 5):
@@ -29,13 +34,27 @@ def test_table_by_hand() -> None:
 
 
 def test_direction_distance_and_popularity_can_be_switched_off() -> None:
-    one_way = memory_table(SEQUENCES, 5, window=1, decay=0.0, backward=0.0, popularity=0.0).toarray()
+    one_way = memory_table(SEQUENCES, 5, rule()).toarray()
     assert one_way[2, 3] == pytest.approx(2 / 2)
     assert one_way[3, 2] == 0.0
-    both = memory_table(SEQUENCES, 5, window=1, decay=0.0, backward=1.0, popularity=0.0).toarray()
+    both = memory_table(SEQUENCES, 5, rule(backward=1.0)).toarray()
     assert both[3, 2] == pytest.approx(2 / 3)
-    far = memory_table(SEQUENCES, 5, window=3, decay=0.0, backward=0.0, popularity=0.0).toarray()
+    far = memory_table(SEQUENCES, 5, rule(window=3)).toarray()
     assert far[2, 1] == pytest.approx(1 / 2)
+    plain = memory_table(SEQUENCES, 5, rule(strength=0.0)).toarray()
+    assert plain[2, 3] == pytest.approx(2.0)
+
+
+def test_likeness_counts_as_so_many_interactions() -> None:
+    alike = sp.csr_matrix(([0.5, 0.25, 1.0], ([2, 4, 4], [4, 3, 2])), shape=(5, 5))
+    table = memory_table(SEQUENCES, 5, rule(content=4.0, strength=0.5), alike).toarray()
+    # Item 2 was taken twice: two transitions to 3, and 4 is half like it.
+    assert table[2, 3] == pytest.approx(2.0 * (2 + 4) ** -0.5)
+    assert table[2, 4] == pytest.approx(4.0 * 0.5 * (2 + 4) ** -0.5)
+    # Nobody took item 4: content alone speaks for what may follow.
+    assert table[4, 2] == pytest.approx(4.0 * 4**-0.5) and table[4, 3] == pytest.approx(4.0 * 0.25 * 4**-0.5)
+    off = memory_table(SEQUENCES, 5, rule(content=0.0, strength=0.5), alike).toarray()
+    assert off[2, 4] == 0.0 and off[4].sum() == 0.0
 
 
 def dense_rows(memory: Memory) -> torch.Tensor:

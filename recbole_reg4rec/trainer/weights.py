@@ -1,0 +1,150 @@
+"""Weights of the kinds of evidence, chosen on validation after training (docs/method.md, 5; our extension).
+
+One pass over validation users: a batch's evidence is computed once and ranked under every candidate. The weights of the
+settings are kept unless others are better by more than one standard error over users, so that a small validation part
+moves nothing by chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_reg4rec.trainer.collector import target_ranks
+from recbole_reg4rec.trainer.measures import gains, hits, reciprocals
+
+# What each setting is multiplied by. Recognise stays, since only ratios count; without it reason does.
+_FACTORS = {
+    "reason": (0.0, 1.0, 2.0, 4.0),
+    "remember": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
+    "repeat": (0.5, 1.0, 2.0),
+}
+_MOST_USERS = 10_000
+
+Weights = dict[str, float]
+
+
+class WeighedModel(Protocol):
+    """A model that ranks by a weighted sum."""
+
+    def evidence(self, interaction: Any) -> dict[str, Tensor]:
+        """Each kind of evidence, float32 ``[B, items + 1]``."""
+
+
+@dataclass(frozen=True)
+class WeightFit:
+    """What was tried. ``score``: that of ``weights`` on the validation ``users``; ``given_score``: of the settings'."""
+
+    weights: Weights
+    given: Weights
+    score: float
+    given_score: float
+    users: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for the record."""
+        return {
+            "fitted": self.weights,
+            "given": self.given,
+            "valid_score": round(self.score, 6),
+            "given_valid_score": round(self.given_score, 6),
+            "users": self.users,
+        }
+
+
+def rank_metric(name: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The value of each rank, counted from 1, by one of RecBole's metrics of a single target; None for others."""
+    kind, _, depth = name.lower().partition("@")
+    if not depth.isdigit():
+        return None
+    limit = int(depth)
+    kinds: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "recall": lambda ranks: hits(ranks, limit),
+        "hit": lambda ranks: hits(ranks, limit),
+        "precision": lambda ranks: hits(ranks, limit) / limit,
+        "ndcg": lambda ranks: gains(ranks, limit),
+        "mrr": lambda ranks: reciprocals(ranks) * hits(ranks, limit),
+    }
+    return kinds.get(kind)
+
+
+def candidates(given: Weights, kinds: Iterable[str]) -> list[Weights]:
+    """The weights to try, those given first; a weight of 0 stays 0, and so does what all others lean on."""
+    kinds = [kind for kind in kinds if given[kind] > 0]
+    anchor = "recognise" if "recognise" in kinds else "reason"
+    free = [kind for kind in kinds if kind != anchor and kind in _FACTORS]
+    found = [given]
+    for factors in product(*(_FACTORS[kind] for kind in free)):
+        weights = {**given, **{kind: round(given[kind] * f, 6) for kind, f in zip(free, factors, strict=True)}}
+        if weights not in found:
+            found.append(weights)
+    return found
+
+
+@torch.no_grad()
+def fit_weights(
+    model: WeighedModel,
+    batches: Iterable[tuple[Any, Tensor, tuple[Tensor, Tensor] | None]],
+    given: Mapping[str, float],
+    metric: str,
+) -> WeightFit | None:
+    """The best weights on validation.
+
+    Args:
+        model: in evaluation mode.
+        batches: interactions, targets int64 ``[B]``, and rows and items to leave out of the ranking, or None.
+        given: the weights of the settings, by kind of evidence.
+        metric: name of the validation metric.
+
+    Returns:
+        None where there is nothing to choose: a single kind of evidence, or a metric that ranks do not tell.
+    """
+    value = rank_metric(metric)
+    if value is None:
+        return None
+    tried: list[Weights] = []
+    ranks: list[list[Tensor]] = []
+    users = 0
+    for interaction, targets, seen in batches:
+        evidence = model.evidence(interaction)
+        if not tried:
+            tried = candidates(dict(given), evidence)
+            ranks = [[] for _ in tried]
+        if len(tried) == 1:
+            return None
+        targets = targets.to(next(iter(evidence.values())).device)
+        for number, scores in enumerate(_weighed(evidence, tried)):
+            if seen is not None:
+                scores[seen[0].to(scores.device), seen[1].to(scores.device)] = -torch.inf
+            found = target_ranks(scores, targets) + 1
+            own = scores.gather(1, targets.unsqueeze(1)).squeeze(1)
+            ranks[number].append(torch.where(own.isneginf(), torch.zeros_like(found), found).cpu())
+        users += len(targets)
+        if users >= _MOST_USERS:
+            break
+    if not tried:
+        return None
+    values = np.stack([value(torch.cat(parts).numpy()) for parts in ranks])
+    scores = values.mean(1)
+    best = int(scores.argmax())
+    gain = values[best] - values[0]
+    if users < 2 or gain.mean() <= gain.std(ddof=1) / np.sqrt(users):
+        best = 0
+    return WeightFit(tried[best], tried[0], float(scores[best]), float(scores[0]), users)
+
+
+def _weighed(evidence: Mapping[str, Tensor], tried: Iterable[Weights]) -> Iterator[Tensor]:
+    """The scores under each of the weights."""
+    for weights in tried:
+        total: Tensor | None = None
+        for kind, scores in evidence.items():
+            if weights[kind] > 0:
+                total = scores * weights[kind] if total is None else total.add_(scores, alpha=weights[kind])
+        assert total is not None, "the anchor's weight is above 0"
+        yield total
