@@ -66,7 +66,9 @@ class Bench:
         if getattr(config.model_class, "needs_tokens", False):
             found["tokenizer_seconds"] = tokenize_data(config, data).seconds
         if not isinstance(data.test, FullSortEvalDataLoader):
-            raise UserError("setting eval_args asks for sampled candidates, but full rankings are timed; set mode: full")
+            raise UserError(
+                "setting eval_args asks for sampled candidates, but full rankings are what is timed; set mode to full"
+            )
         return {**found, "statistics": data.dataset.statistics.as_dict()}
 
     def load(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +104,7 @@ class Bench:
         """A slice of training: ``count`` targets in ``seconds``, ``batches``, and the peak of memory meanwhile."""
         trainer = self._job.trainer
         part = TrainingSlice(self._training, request["seconds"])
-        alone = _begin_slice()
+        alone = restart_peak()
         begin = perf_counter()
         trainer._train_epoch(part, 0)
         found = _slice(part.count, part.batches, perf_counter() - begin, alone)
@@ -121,7 +123,7 @@ class Bench:
     def evaluate(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """A slice of full-sort evaluation as after every epoch, metrics included: ``count`` users, else as `train`."""
         part = TestSlice(self._testing, request["seconds"])
-        alone = _begin_slice()
+        alone = restart_peak()
         begin = perf_counter()
         self._job.trainer.evaluate(part, load_best_model=False)
         return _slice(part.count, part.batches, perf_counter() - begin, alone)
@@ -154,11 +156,6 @@ def _configure(request: Mapping[str, Any]) -> Any:
     # RecBole keeps its logs for tensorboard in the working folder.
     Path(request["room"]).mkdir(parents=True, exist_ok=True)
     return config
-
-
-def _begin_slice() -> bool:
-    release_free_memory()
-    return restart_peak()
 
 
 def _slice(count: int, batches: int, seconds: float, alone: bool) -> dict[str, Any]:

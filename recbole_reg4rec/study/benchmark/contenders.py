@@ -20,8 +20,8 @@ TIGER, RPG = "TIGER", "RPG"
 class Contender:
     """One model in one form. ``settings``: what makes the form, over the model's own.
 
-    ``trains``: whether its training is timed, ``evaluates``: whether its evaluation is; ``aligns``: whether the training
-    is stage 2. ``profiles``: whether the time of decoding is told by part. ``scales``: whether it meets synthetic
+    ``trains``, ``evaluates``: whether its training and its evaluation are timed. ``aligns``: whether the training is
+    stage 2. ``profiles``: whether the time of decoding is told by part. ``scales``: whether it meets synthetic
     catalogues.
     """
 

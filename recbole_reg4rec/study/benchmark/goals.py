@@ -59,7 +59,9 @@ def rates(found: Mapping[str, Any], part: str, contender: str) -> dict[int, floa
 
 
 def goals_on(dataset: str, found: Mapping[str, Any]) -> list[Goal]:
-    """All goals that the contenders there allow to judge; ratios are taken within a repeat, where slices are neighbours.
+    """All goals that the contenders there allow to judge.
+
+    Ratios are taken within a repeat, where slices are neighbours.
 
     Args:
         dataset: its name.
@@ -91,7 +93,8 @@ def goals_on(dataset: str, found: Mapping[str, Any]) -> list[Goal]:
         if ratios:
             goals.append(_goal(dataset, what, bound, most, ratios))
     for name in (ALL_CORP, PAPER_CORP):
-        share = shares(found["profiles"][name]["parts"]).get("catalogue of search") if name in found["profiles"] else None
+        profile = found["profiles"].get(name)
+        share = shares(profile["parts"]).get("catalogue of search") if profile else None
         if share is not None:
             what = f"catalogue constraint within the search for paths, {name}"
             goals.append(_goal(dataset, what, 10.0, True, [100 * share], "%"))

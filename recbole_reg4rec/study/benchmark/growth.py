@@ -8,7 +8,7 @@ import numpy as np
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
-    """The ``b`` of ``value = a * size ** b`` that fits best; None with fewer than two sizes or where a value is not > 0.
+    """The ``b`` of ``value = a * size ** b`` that fits best; None with fewer than two sizes, or values not above 0.
 
     Args:
         sizes: of the catalogues, above 0.

@@ -8,9 +8,9 @@ import psutil
 
 
 def restart_peak() -> bool:
-    """Lets `study.record.peak_memory_mb` begin anew from what is held now; False where the system cannot (not Linux)."""
+    """Lets `study.record.peak_memory_mb` begin anew from what is held now; False where the system cannot."""
     try:
-        # 5: forget the highest resident size (proc(5)).
+        # 5: forget the highest resident size (Linux, proc(5)).
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return False
