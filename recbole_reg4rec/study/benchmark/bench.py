@@ -123,6 +123,7 @@ class Bench:
     def evaluate(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """A slice of full-sort evaluation as after every epoch, metrics included: ``count`` users, else as `train`."""
         part = TestSlice(self._testing, request["seconds"])
+        release_free_memory()  # of training, so that the peak is evaluation's own
         alone = restart_peak()
         begin = perf_counter()
         self._job.trainer.evaluate(part, load_best_model=False)

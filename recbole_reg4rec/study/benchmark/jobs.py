@@ -28,7 +28,7 @@ def jobs_on(options: Options, dataset: str, room: Path) -> dict[str, dict[str, A
         UserError: a setting that is unknown, not allowed, or in conflict.
     """
     jobs = {}
-    for contender, settings in _with_settings(options, options.settings, options.contenders):
+    for contender, settings in _with_settings(options, options.settings):
         job = _job(options, contender, dataset, settings, room)
         config = _checked(job, contender)
         # The worker stands elsewhere, so that a path from here would lead it astray.
@@ -38,10 +38,11 @@ def jobs_on(options: Options, dataset: str, room: Path) -> dict[str, dict[str, A
 
 def jobs_on_synthetic(options: Options, dataset: str, data: Path, room: Path) -> dict[str, dict[str, Any]]:
     """As `jobs_on` for a data set in the folder ``data``, of contenders that scale, with a tokenizer fitted briefly."""
-    scaling = tuple(contender for contender in options.contenders if contender.scales)
     given = {name: text for name, text in options.settings.items() if name != "data_path"}
     jobs = {}
-    for contender, settings in _with_settings(options, given, scaling):
+    for contender, settings in _with_settings(options, given):
+        if not contender.scales:
+            continue
         reduced = _REDUCED if contender.model == "REG4Rec" else {}
         job = _job(options, contender, dataset, {**reduced, **settings}, room)
         _checked(job, contender)
@@ -49,11 +50,11 @@ def jobs_on_synthetic(options: Options, dataset: str, data: Path, room: Path) ->
     return jobs
 
 
-def _with_settings(
-    options: Options, given: Mapping[str, str], contenders: tuple[Contender, ...]
-) -> list[tuple[Contender, dict[str, str]]]:
+def _with_settings(options: Options, given: Mapping[str, str]) -> list[tuple[Contender, dict[str, str]]]:
     found = []
-    for contender, settings in zip(contenders, settings_for(contenders, given).values(), strict=True):
+    known = settings_for(options.contenders, given)
+    for contender in options.contenders:
+        settings = known[contender.name]
         if options.epochs:
             settings["epochs"] = str(options.epochs)
             if contender.aligns:

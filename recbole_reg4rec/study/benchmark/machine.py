@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 # Squares, and the shape of a batch of states against a catalogue: rows, inner, columns.
-_PRODUCTS = ((256, 256, 256), (512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048), (2048, 64, 4096))
+_PRODUCTS = ((256, 256, 256), (512, 512, 512), (1024, 1024, 1024), (2048, 64, 4096))
 _COPY_FLOATS = 1 << 24  # 64 MiB, more than a processor's cache
 
 

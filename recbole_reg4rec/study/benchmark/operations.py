@@ -91,7 +91,8 @@ def decoding_operations(shapes: Shapes) -> float:
     """Operations a user whose items are all ranked, every step of the search included."""
     total = shapes.history * _encoded_item(shapes, (shapes.history + 1) / 2)
     for step in range(shapes.books if shapes.beam else 0):
-        paths = shapes.beam if step else 1
+        # So many prefixes of a path there are at most.
+        paths = min(shapes.beam, shapes.codewords**step)
         total += paths * (_decoder_step(shapes, step, shapes.history) + _token_head(shapes, step))
         if shapes.looks_at_categories:
             total += paths * 2 * shapes.width * shapes.categories

@@ -79,14 +79,14 @@ def _dataset(dataset: str, found: Mapping[str, Any], contenders: Sequence[Conten
     if found["profiles"]:
         parts += [
             "### What decoding spends its time on",
-            "Shares of scoring all items of a user; a part may lie within another, as the catalogue constraint does "
-            "within the search.",
+            "Shares of scoring all items of a user, of which the search for paths is one; decoder and token head lie "
+            "within it. Catalogue (open, narrow and feasible together) and CORP as shares of the search alone.",
             tables.share_table(found),
         ]
     if found["accuracy"]:
         parts += ["### Accuracy of what is timed, on test", tables.accuracy_table(found)]
     if any("operations" in entry for entry in found["contenders"].values()):
-        parts += ["### Against the bound", tables.bound_table(found, best)]
+        parts += ["### Against the bound", tables.bound_table(found, contenders, best)]
     return parts + _failures(dataset, found)
 
 
@@ -109,13 +109,13 @@ def _method(options: Options, machine: Mapping[str, Any]) -> list[str]:
     state = (
         f"{options.epochs} epochs (of each stage), the best of which is evaluated"
         if options.epochs
-        else f"{options.seconds:g} seconds of training to warm up, in stage 2 after as much of stage 1"
+        else f"{options.seconds:g} s of training to warm up, in stage 2 after as much of stage 1"
     )
     products = ", ".join(f"{shape}: {rate:.1f}" for shape, rate in machine["gemm_gflops"].items())
     return [
         "## How it was measured",
         f"Every model in a process of its own, all on {_threads(options.threads)}, one at work at a time: "
-        f"{options.repeats} rounds of training in which each takes a slice of {options.seconds:g} seconds (whole "
+        f"{options.repeats} rounds of training in which each takes a slice of {options.seconds:g} s (whole "
         "batches), then as many of evaluation. Figures are medians over the rounds; a ratio is taken within a round. "
         f"The weights are those after {state}. Training is the trainer's own step, loading of batches included; "
         "evaluation ranks all items and computes the metrics, as after an epoch. Each model has its own settings, "

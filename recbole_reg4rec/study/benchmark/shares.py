@@ -24,6 +24,9 @@ from recbole_reg4rec.model.repeat import Repeat
 PARTS: dict[str, tuple[Callable[..., object], ...]] = {
     "search": (REG4Rec._reason,),
     "catalogue": (Catalogue.open, Catalogue.narrow, Catalogue.feasible),
+    "open": (Catalogue.open,),
+    "narrow": (Catalogue.narrow,),
+    "feasible": (Catalogue.feasible,),
     "corp": (Reflection.__init__, Reflection.check),
     "decoder": (ReasoningSession.begin, ReasoningSession.take, ReasoningSession.follow),
     "token head": (Reasoner.token_logits,),
@@ -31,6 +34,7 @@ PARTS: dict[str, tuple[Callable[..., object], ...]] = {
     "memory": (Memory.forward,),
     "repeat": (Repeat.scores,),
 }
+WITHIN_SEARCH = ("catalogue", "open", "narrow", "feasible", "corp")
 _WHOLE = REG4Rec.full_sort_predict
 
 
@@ -57,12 +61,12 @@ def shares(seconds: dict[str, float]) -> dict[str, float]:
         seconds: see `profile`.
 
     Returns:
-        by part, in ``[0, 1]``; ``catalogue of search`` and ``corp of search`` beside.
+        by part, in ``[0, 1]``; and those of `WITHIN_SEARCH` as ``<part> of search`` beside.
     """
     whole, search = seconds["decoding"], seconds["search"]
     found = {name: value / whole for name, value in seconds.items() if name != "decoding"} if whole > 0 else {}
     if search > 0:
-        found.update({f"{name} of search": seconds[name] / search for name in ("catalogue", "corp")})
+        found.update({f"{name} of search": seconds[name] / search for name in WITHIN_SEARCH})
     return found
 
 

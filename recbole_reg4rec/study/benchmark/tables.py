@@ -11,7 +11,7 @@ from tabulate import tabulate
 from recbole_reg4rec.study.benchmark.contenders import Contender
 from recbole_reg4rec.study.benchmark.goals import Goal, libraries, peak, rates
 from recbole_reg4rec.study.benchmark.rounds import EVALUATE, TRAIN
-from recbole_reg4rec.study.benchmark.shares import PARTS, shares
+from recbole_reg4rec.study.benchmark.shares import PARTS, WITHIN_SEARCH, shares
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -71,22 +71,23 @@ def speed_table(found: Mapping[str, Any], contenders: Sequence[Contender], part:
 
 
 def share_table(found: Mapping[str, Any]) -> str:
-    """A line a profiled contender: each part's share of scoring all items, and of the search for paths alone."""
+    """A line a profiled contender: shares of scoring all items, then of the search for paths alone."""
     rows = []
+    whole = [part for part in PARTS if part not in WITHIN_SEARCH]
     for name, profile in found["profiles"].items():
         part = shares(profile["parts"])
-        of_search = [part.get(f"{kind} of search") for kind in ("catalogue", "corp")]
+        of_search = [part.get(f"{kind} of search") for kind in WITHIN_SEARCH]
         usual = rates(found, EVALUATE, name)
         slower = median(usual.values()) * profile["seconds"] / profile["count"] - 1.0 if usual else None
         rows.append(
             [
                 name,
-                *(_percent(part.get(kind)) for kind in PARTS),
+                *(_percent(part.get(kind)) for kind in whole),
                 *map(_percent, of_search),
                 "-" if slower is None else f"{slower:+.0%}",
             ]
         )
-    header = ["model", *PARTS, "catalogue of search", "corp of search", "slowed by profiling"]
+    header = ["model", *whole, *(f"{kind}, of search" for kind in WITHIN_SEARCH), "slowed by profiling"]
     return table(header, rows)
 
 
@@ -130,15 +131,18 @@ def scale_table(scale: Mapping[int, Mapping[str, Any]], exponents: Mapping[str, 
     return table(header, rows)
 
 
-def bound_table(found: Mapping[str, Any], best_gflops: float) -> str:
+def bound_table(found: Mapping[str, Any], contenders: Sequence[Contender], best_gflops: float) -> str:
     """A line a REG4Rec and part: operations, and the share of the rate of matrix products that they come to."""
     rows = []
-    for name, entry in found["contenders"].items():
+    for contender in contenders:
+        name = contender.name
+        entry = found["contenders"].get(name, {})
         if "operations" not in entry or entry["device"] != "cpu":
             continue
         for part, unit, title in ((TRAIN, "target", "training, stage 1"), (EVALUATE, "user", "evaluation")):
             values = list(rates(found, part, name).values())
-            if values:
+            # Of stage 2 nothing is counted: its paths are sampled.
+            if values and not (contender.aligns and part == TRAIN):
                 operations = entry["operations"][unit]
                 gflops = operations * median(values) / 1e9
                 rows.append(
