@@ -55,11 +55,13 @@ def run(toy: Any, start: LocalStart) -> Any:
     """Runs the command on the toy data with slices of a hundredth of a second."""
 
     def run(models: str, datasets: str = "toy", **more: Any) -> dict[str, Any]:
-        known = {name: value for model in models.split(",") for name, value in toy.settings(model.split(":")[0]).items()}
-        settings = {name: str(value) for name, value in {**known, **more.pop("settings", {})}.items()}
+        given: dict[str, Any] = {}
+        for model in models.split(","):
+            given.update(toy.settings(model.partition(":")[0]))
+        settings = {name: str(value) for name, value in {**given, **more.pop("settings", {})}.items()}
         for name in ("epochs", "item_path", "memory", "repeat", "checkpoint_dir"):
             settings.pop(name, None)
-        given = {"seconds": "0.01", "repeats": "2", "threads": "1", **more}
-        return benchmark(datasets, models, command_line=settings, results_dir=str(toy.results), start=start, **given)
+        more = {"seconds": "0.01", "repeats": "2", "threads": "1", **more}
+        return benchmark(datasets, models, command_line=settings, results_dir=str(toy.results), start=start, **more)
 
     return run

@@ -93,7 +93,7 @@ def test_one_that_fails_is_told_and_left_out(run, start, toy):
         ("--scale --models=RPG", "--scale is for SASRecWhole, REG4Rec"),
         ("--corp=True", "REG4Rec:corp says corp=True"),
         ("--hiden_size=8", "did you mean `hidden_size`"),
-        ("--models=SASRec --topk=[0]", "SASRec on ml-100k: setting topk"),
+        ("--models=SASRec --topk=[0]", "SASRec on ml-100k: setting `topk`"),
         ("--dataset=toy", "takes no --dataset"),
     ],
 )
@@ -103,6 +103,13 @@ def test_mistakes_are_told_in_one_sentence(tmp_path, monkeypatch, capsys, argume
     printed = capsys.readouterr()
     assert said in printed.err and printed.err.count("\n") == 1 and printed.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scale_alone_means_two_sizes():
+    for arguments in (["--scale"], ["--scale", "--seconds=1"]):
+        assert cli.parse(["benchmark", *arguments]).named["scale"] == "1e4,1e5"
+    assert cli.parse(["benchmark", "--scale", "1e3"]).named == {"scale": "1e3"}
+    assert cli.main(["benchmark", "--scale="]) == 2
 
 
 def test_an_unknown_data_set(run, start, toy):
