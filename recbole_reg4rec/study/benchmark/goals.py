@@ -58,10 +58,14 @@ def rates(found: Mapping[str, Any], part: str, contender: str) -> dict[int, floa
     }
 
 
+def ratios(found: Mapping[str, Any], part: str, one: str, other: str) -> list[float]:
+    """Rates of one contender over those of another, each within a repeat, where slices are neighbours."""
+    above, below = rates(found, part, one), rates(found, part, other)
+    return [above[repeat] / below[repeat] for repeat in above if repeat in below]
+
+
 def goals_on(dataset: str, found: Mapping[str, Any]) -> list[Goal]:
     """All goals that the contenders there allow to judge.
-
-    Ratios are taken within a repeat, where slices are neighbours.
 
     Args:
         dataset: its name.
@@ -88,10 +92,9 @@ def goals_on(dataset: str, found: Mapping[str, Any]) -> list[Goal]:
         asked.append((EVALUATE, name, TIGER, 20.0, False, f"users/s of {name}, {own}, against {TIGER}, {other}"))
     goals = []
     for part, one, other, bound, most, what in asked:
-        above, below = rates(found, part, one), rates(found, part, other)
-        ratios = [above[repeat] / below[repeat] for repeat in above if repeat in below]
-        if ratios:
-            goals.append(_goal(dataset, what, bound, most, ratios))
+        values = ratios(found, part, one, other)
+        if values:
+            goals.append(_goal(dataset, what, bound, most, values))
     for name in (ALL_CORP, PAPER_CORP):
         profile = found["profiles"].get(name)
         share = shares(profile["parts"]).get("catalogue of search") if profile else None

@@ -67,6 +67,8 @@ def markdown(
             tables.preparation_table({f"{items:,} items": found for items, found in content["scale"].items()}),
         ]
         for items, found in content["scale"].items():
+            if found["profiles"]:
+                parts += [f"### Shares of decoding, {items:,} items", tables.share_table(found)]
             parts += _failures(f"{items:,} items", found)
     return "\n\n".join([*parts, *_method(options, machine)]) + "\n"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_reg4rec.study.benchmark.contenders import Contender
-from recbole_reg4rec.study.benchmark.goals import Goal, libraries, peak, rates
+from recbole_reg4rec.study.benchmark.contenders import PREFIXES, WHOLE, Contender
+from recbole_reg4rec.study.benchmark.goals import Goal, libraries, peak, rates, ratios
 from recbole_reg4rec.study.benchmark.rounds import EVALUATE, TRAIN
 from recbole_reg4rec.study.benchmark.shares import PARTS, WITHIN_SEARCH, shares
 
@@ -45,18 +45,20 @@ def _goal_rows(goals: Sequence[Goal], strong: str) -> list[list[str]]:
 
 def speed_table(found: Mapping[str, Any], contenders: Sequence[Contender], part: str) -> str:
     """A line a contender whose training or evaluation was timed."""
-    unit = "targets" if part == TRAIN else "users"
+    unit, other = ("targets", PREFIXES) if part == TRAIN else ("users", WHOLE)
     rows = []
     for contender in contenders:
         by_repeat = rates(found, part, contender.name)
         if not by_repeat:
             continue
         values = list(by_repeat.values())
+        relative = ratios(found, part, contender.name, other)
         batches = sum(s["batches"] for s in found["slices"] if (s["part"], s["contender"]) == (part, contender.name))
         rows.append(
             [
                 contender.name,
                 contender.what,
+                f"**{_plain(median(relative))}x**" if relative else "-",
                 _plain(median(values)),
                 f"{_plain(min(values))} to {_plain(max(values))}",
                 _plain(1000 / median(values)),
@@ -66,8 +68,8 @@ def speed_table(found: Mapping[str, Any], contenders: Sequence[Contender], part:
                 str(batches),
             ]
         )
-    header = ["model", "", f"{unit}/s", "range", f"ms a {unit[:-1]}", "peak MB", "before MB", "libraries MB", "batches"]
-    return table(header, rows)
+    times = [f"against {other}", f"{unit}/s", "range", f"ms a {unit[:-1]}"]
+    return table(["model", "", *times, "peak MB", "before MB", "libraries MB", "batches"], rows)
 
 
 def share_table(found: Mapping[str, Any]) -> str:
