@@ -17,7 +17,7 @@ from recbole_reg4rec.files import whole_file
 from recbole_reg4rec.study.benchmark.contenders import Contender
 from recbole_reg4rec.study.benchmark.goals import Goal, goals_on, growth, growth_goals
 from recbole_reg4rec.study.benchmark.jobs import jobs_on, jobs_on_synthetic
-from recbole_reg4rec.study.benchmark.machine import processor
+from recbole_reg4rec.study.benchmark.machine import load, processor
 from recbole_reg4rec.study.benchmark.options import Options, read_options
 from recbole_reg4rec.study.benchmark.process import Start, Worker, WorkerProcess
 from recbole_reg4rec.study.benchmark.report import command_line as own_command_line
@@ -100,6 +100,7 @@ def _measure(
     content: dict[str, Any] = {
         "command": own_command_line(options),
         "started": strftime("%Y-%m-%d %H:%M", localtime()),
+        "load_before": load(),
         "versions": collect_versions(),
         "options": {
             "datasets": options.datasets,

@@ -48,7 +48,7 @@ def markdown(
     parts = [
         "# Benchmark",
         f"{machine['processor']}, {_threads(options.threads)}; torch {content['versions']['torch']}, "
-        f"{content['versions']['platform']}; {content['started']}",
+        f"{content['versions']['platform']}; {content['started']}. {_load(content['load_before'])}",
         "## Ratios against the goals",
         _verdicts(goals),
     ]
@@ -101,6 +101,13 @@ def _verdicts(goals: Sequence[Goal]) -> str:
         return "The models chosen allow no goal to be judged."
     met = sum(goal.met for goal in goals)
     return f"{met} of {len(goals)} goals met. Ratios are medians over the repeats, their range in brackets."
+
+
+def _load(before: float | None) -> str:
+    """What others did meanwhile decides how far absolute figures can be trusted."""
+    if before is None:
+        return "Whether other processes were at work is not known."
+    return f"Load of the machine before the start: {before:.1f} processes."
 
 
 def _threads(number: int) -> str:

@@ -51,6 +51,7 @@ def test_everything_is_measured_in_turns_and_reported(run, start, toy):
     assert "targets/s of SASRecWhole against those of SASRec on prefixes, history 8" in text
     assert f"--models={models}" in text and str(toy.folder) not in text, "no place of this machine"
     assert "| SASRecWhole | the same network on whole sequences | **1x** |" in text, "against itself"
+    assert f"Load of the machine before the start: {content['load_before']:.1f}" in text
     assert "Accuracy" not in text and "Growth" not in text
 
 
