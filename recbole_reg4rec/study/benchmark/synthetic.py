@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-# Histories: at least 4, about 10 at the mean, one in a hundred above 60.
-_SHORTEST, _LONGEST, _TAIL, _SPREAD = 4, 200, 1.5, 3.0
+# Histories: at least 5, about 10 at the mean, one in a hundred above 60.
+_SHORTEST, _LONGEST, _TAIL, _SPREAD = 5, 200, 1.5, 3.0
 _CLASSES = 32
 
 

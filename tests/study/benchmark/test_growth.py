@@ -22,7 +22,7 @@ def test_catalogue_is_as_promised(tmp_path):
     inter = np.loadtxt(tmp_path / name / f"{name}.inter", skiprows=1, dtype=np.int64)
     users, items, times = inter.T
     lengths = np.bincount(users)
-    assert len(lengths) == 1000 and lengths.min() == 4 and 8 < lengths.mean() < 12 and lengths.max() > 60
+    assert len(lengths) == 1000 and lengths.min() == 5 and 9 < lengths.mean() < 11.5 and lengths.max() > 60
     assert all(np.array_equal(times[users == user], np.arange(lengths[user])) for user in range(20))
     catalogue = np.loadtxt(tmp_path / name / f"{name}.item", skiprows=1, dtype=np.int64)
     assert np.array_equal(catalogue[:, 0], np.arange(2000)) and items.max() < 2000
