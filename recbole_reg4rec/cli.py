@@ -1,4 +1,4 @@
-"""The command line: ``python -m recbole_reg4rec [run|tokenize|tune|leaderboard|explain] --setting=value ...``.
+"""The command line: ``python -m recbole_reg4rec [COMMAND] --setting=value ...``, see `COMMANDS`.
 
 Only the script reads ``sys.argv``; :func:`main` takes its arguments, so that a program that calls it, pytest say,
 keeps its own command line to itself. Heavy modules are imported when a command starts, not for ``--help``.
@@ -34,6 +34,8 @@ _NAMED = {
 }
 # Arguments that are true when given alone.
 _SWITCHES = frozenset({"resume", "check"})
+# Arguments that mean this when given alone.
+_ALONE = {"scale": "1e4,1e5"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,15 @@ _EXPLAIN = {
     "top": "how many items (default: 10)",
     "json": "file to write the explanations to as well",
 }
+_BENCHMARK = {
+    "datasets": "data sets, separated by commas (default: ml-100k)",
+    "models": "those to time, separated by commas (default: all that there are)",
+    "seconds": "how long a time-slice lasts (default: 5)",
+    "repeats": "slices of each model's training, and of its evaluation (default: 3)",
+    "threads": "threads of each model (default: torch's own number)",
+    "epochs": "epochs to train before, whose accuracy is told (default: 0, a slice to warm up)",
+    "scale": f"also synthetic catalogues of so many items (alone: {_ALONE['scale']})",
+}
 _STUDY = "recbole_reg4rec.study"
 COMMANDS = {
     "run": Command(f"{_STUDY}.quick_start", "run", "train and evaluate a model (the default)", tuple(_NAMED)),
@@ -92,6 +103,9 @@ COMMANDS = {
         "say why a trained REG4Rec recommends what it does",
         ("dataset", "config_files", "data_path", "checkpoint"),
         _EXPLAIN,
+    ),
+    "benchmark": Command(
+        f"{_STUDY}.benchmark.command", "benchmark", "time all models side by side", _DATA[1:], _BENCHMARK
     ),
 }
 
@@ -145,6 +159,8 @@ def _next_argument(rest: list[str], names: Iterable[str]) -> tuple[str, str, lis
     takes_next = key in names and (key not in _SWITCHES or (rest and rest[0].lower() in ("true", "false")))
     if value is None and takes_next and rest and not rest[0].startswith("--"):
         value, rest = rest[0], rest[1:]
+    if value is None and key in names:
+        value = _ALONE.get(key)
     if key in names and key in _SWITCHES and value is not None and value.lower() not in ("true", "false"):
         raise UserError(f"--{key} is `{value}`, but it must be true or false; --{key} alone means true")
     if not value and key in names and key not in _SWITCHES:

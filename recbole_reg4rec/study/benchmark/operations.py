@@ -1,0 +1,126 @@
+"""Floating-point operations that REG4Rec cannot do without, counted from its shapes.
+
+A multiplication with its addition counts as two. Only matrix products and attention count; norms, softmax, sorting and
+looking things up do not, nor does padding. Where the network need not look at something (codebooks that are closed,
+items behind the present one), that does not count either, whether or not the code computes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from recbole_reg4rec.model.reg4rec import REG4Rec
+
+# The gradient of a product is two more of the same size: for its input and for its weights.
+_WITH_GRADIENT = 3
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """``width`` d, ``inner``: of the feed-forward layers. ``encoder_layers``, ``decoder_layers``: numbers of layers.
+
+    ``books`` M, ``codewords`` K, ``categories``: outputs of the heads, 0 where a head is off. ``items``: rows of the
+    full softmax, 0 without. ``beam``: paths kept a step, 0 without a search. ``looks_at_categories``: in decoding.
+    ``states``: states an item has in the encoder. ``read``: mean number of items that a trained position reads;
+    ``positions``: positions encoded for each that is trained; ``history``: mean items a user has in evaluation.
+    """
+
+    width: int
+    inner: int
+    encoder_layers: int
+    decoder_layers: int
+    books: int
+    codewords: int
+    categories: int
+    items: int
+    beam: int
+    looks_at_categories: bool
+    states: int
+    read: float
+    positions: float
+    history: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def shapes_of(model: Any, config: Any, data: Any) -> Shapes | None:
+    """Shapes of a REG4Rec and of the data it works on (`study.pipeline.PreparedData`); None for another model."""
+    if not isinstance(model, REG4Rec):
+        return None
+    windows, test = data.train.windows, data.test._dataset
+    length = windows.length.astype(np.float64)
+    trained = length - windows.skip
+    # Position p reads p + 1 items; the trained ones are the last of each window.
+    read = (trained * (windows.skip + 1 + length) / 2).sum() / trained.sum()
+    reasoner = model.reasoner
+    has_categories = reasoner is not None and model.category_weight > 0
+    table = model.encoder.table
+    return Shapes(
+        width=int(config["hidden_size"]),
+        inner=int(config["inner_size"]),
+        encoder_layers=len(model.encoder.layers),
+        decoder_layers=len(reasoner.layers) if reasoner is not None else 0,
+        books=table.codebooks if reasoner is not None else 0,
+        codewords=table.codewords,
+        categories=model.decoder.category.out_features if has_categories and model.decoder.category else 0,
+        items=model.catalogue.items if model.item_path is not None else 0,
+        beam=model.beam_width if reasoner is not None and model.weights.reason > 0 else 0,
+        looks_at_categories=model.corp is not None,
+        states=1 if model.encoder.separator is None else table.codebooks + 1,
+        read=float(read),
+        positions=float(length.sum() / trained.sum()),
+        history=float(test.inter_feat[test.item_list_length_field].float().mean()),
+    )
+
+
+def training_operations(shapes: Shapes) -> float:
+    """Operations a trained target, stage 1, forward and backward."""
+    one = shapes.positions * _encoded_item(shapes, shapes.read)
+    for step in range(shapes.books):
+        one += _decoder_step(shapes, step, shapes.read) + _token_head(shapes, step)
+        one += 2 * shapes.width * shapes.categories
+    return _WITH_GRADIENT * (one + _softmax(shapes))
+
+
+def decoding_operations(shapes: Shapes) -> float:
+    """Operations a user whose items are all ranked, every step of the search included."""
+    total = shapes.history * _encoded_item(shapes, (shapes.history + 1) / 2)
+    for step in range(shapes.books if shapes.beam else 0):
+        # So many prefixes of a path there are at most.
+        paths = min(shapes.beam, shapes.codewords**step)
+        total += paths * (_decoder_step(shapes, step, shapes.history) + _token_head(shapes, step))
+        if shapes.looks_at_categories:
+            total += paths * 2 * shapes.width * shapes.categories
+    return total + _softmax(shapes)
+
+
+def _encoded_item(shapes: Shapes, read: float) -> float:
+    """An item through the encoder, and its keys and values for the decoder."""
+    d = shapes.width
+    # Query, key, value and output are d x d each; scores and mixture a product with every state that is read.
+    layer = 8 * d * d + 4 * d * read * shapes.states + 4 * d * shapes.inner
+    for_decoder = 4 * d * d * (shapes.decoder_layers if shapes.beam or shapes.books else 0)
+    return shapes.states * (shapes.encoder_layers * layer + for_decoder)
+
+
+def _decoder_step(shapes: Shapes, step: int, read: float) -> float:
+    """One path through the decoder; ``step`` tokens were taken before."""
+    d = shapes.width
+    # At the first step there is one value to attend to: no query, no key, no scores.
+    own = 8 * d * d + 4 * d * (step + 1) if step else 4 * d * d
+    across = 4 * d * d + 4 * d * read * shapes.states
+    return shapes.decoder_layers * (own + across + 4 * d * shapes.inner)
+
+
+def _token_head(shapes: Shapes, step: int) -> float:
+    """Tokens of the codebooks that are still open."""
+    return 2 * shapes.width**2 + 2 * shapes.width * shapes.codewords * (shapes.books - step)
+
+
+def _softmax(shapes: Shapes) -> float:
+    return 2 * shapes.width**2 + 2 * shapes.width * shapes.items if shapes.items else 0.0

@@ -1,0 +1,23 @@
+import pytest
+import torch
+
+from recbole_reg4rec.study.benchmark.shares import profile, shares
+
+
+@pytest.mark.parametrize("corp", [False, True])
+def test_parts_of_decoding(toy_data, corp):
+    toy = toy_data(codebooks=3, corp=corp, memory=True, item_path=True)
+    batch, model = next(iter(toy.data.test))[0], toy.model.eval()
+    with torch.no_grad():
+        seconds = profile(lambda: model.full_sort_predict(batch))
+    assert seconds["catalogue"] == pytest.approx(seconds["open"] + seconds["narrow"] + seconds["feasible"])
+    assert min(seconds["open"], seconds["feasible"], seconds["memory"], seconds["item path"]) > 0
+    assert seconds["catalogue"] + seconds["decoder"] + seconds["token head"] < seconds["search"]
+    assert seconds["search"] + seconds["memory"] + seconds["item path"] < seconds["decoding"]
+    assert (seconds["corp"] > 0) is corp and seconds["repeat"] == 0
+    found = shares(seconds)
+    assert found["catalogue of search"] == seconds["catalogue"] / seconds["search"] > found["catalogue"] > 0
+
+
+def test_nothing_decoded():
+    assert shares(profile(lambda: None)) == {}
