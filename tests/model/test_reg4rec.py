@@ -13,7 +13,12 @@ import torch
 @pytest.mark.parametrize("item_path", [True, False])
 def test_mixed_precision_trains_and_stays_near_full_precision(toy_data: Any, form: str, item_path: bool) -> None:
     toy = toy_data(
-        history_form=form, item_path=item_path, hidden_dropout_prob=0.0, training_order="fixed", hidden_size=16, reason_share=1.0
+        history_form=form,
+        item_path=item_path,
+        hidden_dropout_prob=0.0,
+        training_order="fixed",
+        hidden_size=16,
+        reason_share=1.0,
     )
     model, batch = toy.model.train(), next(iter(toy.data.train))
     full = float(sum(model.calculate_loss(batch)).detach())
