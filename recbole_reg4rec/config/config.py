@@ -67,10 +67,11 @@ class Reg4RecConfig(Config):
     """All settings of one run.
 
     Weakest first: RecBole's property files (a model that has none takes its nearest base class's), this package's
-    ``overall.yaml``, ``model/<Model>.yaml`` (base classes first) and ``dataset/<dataset>.yaml``, the user's files in
-    the order given, ``config_dict``, ``command_line``. Of ``eval_args``, the parts that the user does not name keep
-    their value from the property files; RecBole would fall back to a random order. ``train_neg_sample_args`` becomes
-    None for a model trained with cross-entropy or on whole sequences (``whole_sequence``) unless the user sets it.
+    ``overall.yaml``, ``model/<Model>.yaml`` (base classes first), ``dataset/<dataset>.yaml`` and
+    ``dataset/<dataset>.<Model>.yaml``, the user's files in the order given, ``config_dict``, ``command_line``. Of
+    ``eval_args``, the parts that the user does not name keep their value from the property files; RecBole would fall
+    back to a random order. ``train_neg_sample_args`` becomes None for a model trained with cross-entropy or on whole
+    sequences (``whole_sequence``) unless the user sets it.
 
     The device is the CPU when ``use_gpu`` is false or there is no CUDA, otherwise the first id in ``gpu_id``.
     ``sys.argv`` is not read, ``CUDA_VISIBLE_DEVICES`` is not written, no text is evaluated.

@@ -127,6 +127,8 @@ def own_property_files(model_class: type, dataset: str | None) -> list[Path]:
     files += [root / "model" / f"{name}.yaml" for name in model_names(model_class)]
     if dataset is not None:
         files.append(root / "dataset" / f"{dataset}.yaml")
+        # What suits one model on these data, and no other.
+        files += [root / "dataset" / f"{dataset}.{name}.yaml" for name in model_names(model_class)]
     return [path for path in files if path.is_file()]
 
 
@@ -152,8 +154,8 @@ def known_settings(model_class: type, recboles: Iterable[Setting] | None = None)
     for category in ("general", "training", "evaluation", "dataset"):
         known.update(getattr(argument_list, f"{category}_arguments"))
     known.update(item.name for item in (recbole_settings(model_class) if recboles is None else recboles))
-    datasets = properties_dir() / "dataset"
-    for path in [*own_property_files(model_class, None), *sorted(datasets.glob("*.yaml"))]:
+    datasets = [path for path in (properties_dir() / "dataset").glob("*.yaml") if "." not in path.stem]
+    for path in [*own_property_files(model_class, None), *sorted(datasets)]:
         known.update(load_yaml(path))
     known.update(_names_read_by(model_class))
     return known - set(_INSTEAD)

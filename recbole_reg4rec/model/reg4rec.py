@@ -107,6 +107,7 @@ class REG4Rec(SequentialRecommender):
             raise UserError("settings reason and item_path are both off, which leaves nothing to train; switch one on")
         # Alone, the decoder is all there is to train.
         self.reason_share = float(config["reason_share"]) if self.item_path is not None else 1.0
+        self.reason_loss = float(config["reason_loss"])
         self.training_order = str(config["training_order"])
         self.decoding_order = str(config["decoding_order"])
         self.category_weight = float(config["category_weight"])
@@ -146,6 +147,7 @@ class REG4Rec(SequentialRecommender):
             losses = self._supervise(self.reasoner, session, trained, wanted[trained])
         if self.item_path is None:
             return losses
+        losses = tuple(self.reason_loss * loss for loss in losses)
         return (*losses, self.item_loss(self.item_path, history, items, targets))
 
     def _share_to_reason(self, history: History, targets: Tensor) -> tuple[History, Tensor, Tensor]:

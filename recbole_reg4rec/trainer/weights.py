@@ -17,15 +17,17 @@ import torch
 from torch import Tensor
 
 from recbole_reg4rec.trainer.collector import target_ranks
+from recbole_reg4rec.trainer.heap import release_free_memory
 from recbole_reg4rec.trainer.measures import gains, hits, reciprocals
 
 # What each setting is multiplied by. Recognise stays, since only ratios count; without it reason does.
 _FACTORS = {
     "reason": (0.0, 1.0, 2.0, 4.0),
-    "remember": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
+    "remember": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0),
     "repeat": (0.5, 1.0, 2.0),
 }
 _MOST_USERS = 10_000
+_BATCHES_TO_RELEASE = 16
 
 Weights = dict[str, float]
 
@@ -109,28 +111,30 @@ def fit_weights(
     if value is None:
         return None
     tried: list[Weights] = []
-    ranks: list[list[Tensor]] = []
+    parts: list[np.ndarray] = []
     users = 0
     for interaction, targets, seen in batches:
         evidence = model.evidence(interaction)
         if not tried:
             tried = candidates(dict(given), evidence)
-            ranks = [[] for _ in tried]
         if len(tried) == 1:
             return None
         targets = targets.to(next(iter(evidence.values())).device)
+        ranks = targets.new_zeros(len(tried), len(targets))
         for number, scores in enumerate(_weighed(evidence, tried)):
             if seen is not None:
                 scores[seen[0].to(scores.device), seen[1].to(scores.device)] = -torch.inf
-            found = target_ranks(scores, targets) + 1
-            own = scores.gather(1, targets.unsqueeze(1)).squeeze(1)
-            ranks[number].append(torch.where(own.isneginf(), torch.zeros_like(found), found).cpu())
+            ruled_out = scores.gather(1, targets.unsqueeze(1)).squeeze(1).isneginf()
+            ranks[number] = (target_ranks(scores, targets) + 1).masked_fill_(ruled_out, 0)
+        parts.append(value(ranks.cpu().numpy()))
         users += len(targets)
+        if len(parts) % _BATCHES_TO_RELEASE == 0:
+            release_free_memory()
         if users >= _MOST_USERS:
             break
     if not tried:
         return None
-    values = np.stack([value(torch.cat(parts).numpy()) for parts in ranks])
+    values = np.concatenate(parts, axis=1)
     scores = values.mean(1)
     best = int(scores.argmax())
     gain = values[best] - values[0]
@@ -140,11 +144,10 @@ def fit_weights(
 
 
 def _weighed(evidence: Mapping[str, Tensor], tried: Iterable[Weights]) -> Iterator[Tensor]:
-    """The scores under each of the weights."""
+    """The scores under each of the weights, in one place: to be used before the next ones are asked for."""
+    total = torch.empty_like(next(iter(evidence.values())))
     for weights in tried:
-        total: Tensor | None = None
+        total.zero_()
         for kind, scores in evidence.items():
-            if weights[kind] > 0:
-                total = scores * weights[kind] if total is None else total.add_(scores, alpha=weights[kind])
-        assert total is not None, "the anchor's weight is above 0"
+            total.add_(scores, alpha=weights[kind])
         yield total

@@ -13,6 +13,7 @@ from recbole.utils import ModelType, argument_list
 from recbole_reg4rec.config import Reg4RecConfig, resolved_settings
 from recbole_reg4rec.config import config as config_module
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.model.sasrec_whole import SASRecWhole
 
 
 @pytest.fixture(autouse=True)
@@ -306,3 +307,19 @@ def test_recboles_internal_errors_keep_their_cause(monkeypatch):
 
     monkeypatch.setattr(config_module.Config, "_set_train_neg_sample_args", fail)
     assert refused("fit together: two lines$").count("'") == 0
+
+
+def test_what_suits_one_model_on_a_data_set_is_its_own(properties):
+    (properties / "dataset" / "toy.yaml").write_text("hidden_dropout_prob: 0.3  # (float) Of all models.\n")
+    (properties / "dataset" / "toy.SASRec.yaml").write_text("hidden_dropout_prob: 0.2  # (float) Of one.\n")
+    assert Reg4RecConfig(SASRec, "toy")["hidden_dropout_prob"] == 0.2
+    assert Reg4RecConfig(SASRecWhole, "toy")["hidden_dropout_prob"] == 0.2, "built on it"
+    assert Reg4RecConfig(GRU4Rec, "toy")["hidden_dropout_prob"] == 0.3
+    assert Reg4RecConfig(SASRec, "other")["hidden_dropout_prob"] == 0.5
+    assert Reg4RecConfig(SASRec, "toy", config_dict={"hidden_dropout_prob": 0.1})["hidden_dropout_prob"] == 0.1
+
+
+def test_a_setting_of_one_model_on_a_data_set_is_unknown_to_others(properties):
+    (properties / "dataset" / "toy.SASRec.yaml").write_text("inner_size: 32  # (int) Of one.\n")
+    with pytest.raises(UserError, match="inner_size"):
+        Reg4RecConfig(GRU4Rec, "toy", config_dict={"inner_size": 8})

@@ -28,7 +28,7 @@ def chosen(monkeypatch):
 
 def test_they_are_in_checkpoint_and_record_and_are_what_is_evaluated(toy, chosen):
     record = toy.run(**ALL)
-    assert record["weights"]["fitted"] == CHOSEN and record["weights"]["given"]["remember"] == 2.0
+    assert record["weights"]["fitted"] == CHOSEN and record["weights"]["given"]["remember"] == 4.0
     state = toy.checkpoint("best")
     assert state["state_dict"]["fitted_weights"].tolist() == pytest.approx(list(CHOSEN.values()))
     given = toy.run(**ALL, fit_weights=False, checkpoint=toy.folder / "given.pth")

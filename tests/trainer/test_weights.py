@@ -35,13 +35,13 @@ def one_hot(items: Tensor, count: int, height: float) -> Tensor:
 
 def test_what_is_tried() -> None:
     tried = candidates(GIVEN, ["reason", "recognise", "remember", "repeat"])
-    assert tried[0] == GIVEN and len(tried) == 4 * 6 * 3
+    assert tried[0] == GIVEN and len(tried) == 4 * 7 * 3
     assert {w["recognise"] for w in tried} == {1.0}
     assert {w["reason"] for w in tried} == {0.0, 0.5, 1.0, 2.0}
     # Off stays off, and without recognise reason is what the others are measured by.
     assert {w["repeat"] for w in candidates({**GIVEN, "repeat": 0.0}, GIVEN)} == {0.0}
     without = candidates(GIVEN, ["reason", "remember"])
-    assert {w["reason"] for w in without} == {0.5} and len(without) == 6
+    assert {w["reason"] for w in without} == {0.5} and len(without) == 7
     assert candidates(GIVEN, ["reason"]) == [GIVEN]
 
 
@@ -51,12 +51,12 @@ def test_evidence_that_is_right_gains_weight_and_misleading_evidence_loses_it() 
     recognise = one_hot(wrong, 40, 1.5)
     right = Fixed(recognise=recognise, remember=one_hot(targets, 40, 1.0))
     fit = fit_weights(right, batches(targets), GIVEN, "NDCG@1")
-    assert fit is not None and fit.weights["remember"] >= 2.0
+    assert fit is not None and fit.weights["remember"] == 2.0
     assert (fit.given_score, fit.score, fit.users) == (0.0, 1.0, 200)
     assert fit.given == GIVEN
     misled = Fixed(recognise=one_hot(targets, 40, 0.9), remember=one_hot(wrong, 40, 1.0))
     fit = fit_weights(misled, batches(targets), GIVEN, "MRR@5")
-    assert fit is not None and fit.weights["remember"] in (0.0, 0.5)
+    assert fit is not None and fit.weights["remember"] < 0.9
     assert (fit.given_score, fit.score) == (0.5, 1.0)
 
 
@@ -65,7 +65,7 @@ def test_chance_moves_nothing() -> None:
     targets = torch.full((100,), 3)
     recognise, remember = one_hot(targets, 10, 5.0), torch.zeros(100, 10)
     recognise[:3] = 0.0
-    recognise[:2, 4], remember[:2, 3] = 1.5, 1.0
+    recognise[:2, 4], remember[:2, 3] = 1.4, 1.0
     recognise[2, 3], remember[2, 4] = 1.2, 1.0
     fit = fit_weights(Fixed(recognise=recognise, remember=remember), batches(targets), GIVEN, "Recall@1")
     assert fit is not None and fit.weights == GIVEN and fit.score == fit.given_score == pytest.approx(0.98)

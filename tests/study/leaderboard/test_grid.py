@@ -84,7 +84,7 @@ def test_mistakes(models, more, said):
 
 
 def test_two_names_for_the_same_settings(tmp_path):
-    (tmp_path / "mine.yaml").write_text("ItemMemory:\n  wide: {memory_window: 10}\n  far: {memory_window: 20}\n")
+    (tmp_path / "mine.yaml").write_text("ItemMemory:\n  wide: {memory_window: 20}\n  far: {memory_window: 10}\n")
     variants = str(tmp_path / "mine.yaml")
     assert len(asked("ItemMemory,ItemMemory:far", variants=variants)) == 2
     with pytest.raises(UserError, match="same settings"):
