@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from recbole_reg4rec.decoding.catalogue import Catalogue
+from recbole_reg4rec.decoding.catalogue import NEVER, Candidates, Catalogue
 from recbole_reg4rec.model.history import History
 from recbole_reg4rec.model.reasoner import Reasoner
 
-NEVER = float("-inf")
 # Nodes of one row that stand side by side: fewer leave fewer places idle, more copy the row's history less often.
 _PIECE = 32
 
@@ -226,14 +225,14 @@ class Sampler:
         entered = torch.stack([parent, token])
         closed = torch.zeros(contexts, books, dtype=torch.bool, device=rows.device)
         feasible: Tensor = self.catalogue.used.expand(contexts, -1, -1)
-        candidates: Tensor | None = None
+        candidates: Candidates | None = None
         paths = torch.arange(contexts * size, device=rows.device)
         paths = paths[(paths % size < group) | (wanted > 0)]
         nodes = paths // size
         for step in range(books):
             projected = reasoner.project(states)
             book = self._choose(reasoner, projected, feasible, closed, step)
-            allowed = feasible[torch.arange(len(book), device=book.device), book]
+            allowed = feasible[torch.arange(len(book), device=book.device), book] == 0
             log_probs = _log_probs(reasoner, projected, book, allowed, self.temperature)
             tokens = self._draw(log_probs.detach(), nodes)
             forced = wanted[paths]
@@ -252,8 +251,7 @@ class Sampler:
             else:
                 candidates = self.catalogue.narrow(candidates[parent], taken, token)
             closed = closed[parent].scatter(1, taken.unsqueeze(1), True)
-            left = (candidates > 0).sum(1)
-            ended = (left == 1) | (step + 1 == books)
+            ended = (candidates.counts == 1) | (step + 1 == books)
             self._finish(groups, reasoner, states, parent, candidates, closed, ended, paths, belongs, step)
             if bool(ended.all()):
                 break
@@ -264,7 +262,7 @@ class Sampler:
             live = alive[belongs]
             paths, nodes = paths[live], number[belongs[live]]
             states = walker.step(rows, places, parent, entered)
-            feasible = self._feasible(candidates, entered[0], entered[1], step)
+            feasible = self.catalogue.feasible(candidates)
             if self.categories:
                 # What the head holds behind the token that the last step took.
                 likeliest = reasoner.category_logits(states.detach()).argmax(-1)
@@ -288,7 +286,7 @@ class Sampler:
         for book in range(closed.shape[1]):
             nodes = (~closed[:, book]).nonzero().squeeze(1)
             logits = reasoner.chosen_logits(projected.index_select(0, nodes), nodes.new_full((len(nodes),), book))
-            logits = logits.float().masked_fill_(~feasible[nodes, book], NEVER)
+            logits = logits.float() + feasible[nodes, book]
             confidence[nodes, book] = logits.amax(-1) - logits.logsumexp(-1)
         return confidence.argmax(-1)
 
@@ -301,15 +299,6 @@ class Sampler:
         draw = torch.rand(len(nodes), 1, device=nodes.device) * (cumulated[:, -1:] * (1.0 - 1e-6))
         return torch.searchsorted(cumulated, draw, right=True).squeeze(1)
 
-    def _feasible(self, candidates: Tensor, books: Tensor, tokens: Tensor, step: int) -> Tensor:
-        """Tokens that can follow, bool ``[N, M, K]``."""
-        if step > 0:
-            return self.catalogue.feasible(candidates)
-        # Many nodes, few distinct first tokens.
-        words = self.catalogue.codewords
-        keys, belongs = torch.unique(books * words + tokens, return_inverse=True)
-        return self.catalogue.feasible(self.catalogue.open(keys // words, keys % words))[belongs]
-
     @torch.no_grad()
     def _finish(
         self,
@@ -317,7 +306,7 @@ class Sampler:
         reasoner: Reasoner,
         states: Tensor,
         parent: Tensor,
-        candidates: Tensor,
+        candidates: Candidates,
         closed: Tensor,
         ended: Tensor,
         paths: Tensor,
@@ -327,7 +316,7 @@ class Sampler:
         """Writes down the item of every path that has come to its end, and the steps that are forced by it."""
         if not bool(ended.any()):
             return
-        item = candidates[ended].amax(-1)
+        item = candidates[ended].last()
         number = ended.cumsum(0) - 1
         done = ended[belongs]
         ready, node = paths[done], number[belongs[done]]

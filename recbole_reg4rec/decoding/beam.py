@@ -15,11 +15,16 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from recbole_reg4rec.decoding.catalogue import Catalogue, feasible_log_softmax
+from recbole_reg4rec.decoding.catalogue import (
+    NEVER,
+    Candidates,
+    Catalogue,
+    feasible_log_softmax,
+    log_softmax_or_never,
+)
 from recbole_reg4rec.decoding.corp import CorpRule, PrunedStep, Reflection
 
 ORDERS = ("confidence", "random", "fixed")
-NEVER = float("-inf")
 
 
 class StepModel(Protocol):
@@ -66,7 +71,12 @@ class _Beam:
     books: Tensor
     tokens: Tensor
     closed: Tensor
-    candidates: Tensor | None
+    candidates: Candidates | None
+
+    def single(self) -> bool:
+        """Whether every path has come down to one item."""
+        assert self.candidates is not None
+        return int(self.candidates.without(self.scores.isinf()).counts.max()) <= 1
 
 
 def beam_search(
@@ -97,7 +107,7 @@ def beam_search(
     """
     complete = complete or absolute
     first = model.first()
-    first = first.masked_fill(~catalogue.used, NEVER) if absolute else feasible_log_softmax(first, catalogue.used)
+    first = first + catalogue.used if absolute else feasible_log_softmax(first, catalogue.used)
     batch, device = first.shape[0], first.device
     beam = _Beam(
         scores=first.new_zeros(batch, 1),
@@ -107,31 +117,28 @@ def beam_search(
         candidates=None,
     )
     reflection = Reflection(corp, cast(CategoryModel, model).categories) if corp is not None else None
-    logits, total = first, first.new_zeros(first.shape[:-1])
+    log_probs = first
     for step in range(catalogue.codebooks):
-        books, weights = _choose_books(logits, total, beam.closed, step, order, branch, generator)
-        beam, parents = _extend(beam, logits, total, books, weights, catalogue, width)
+        books, weights = _choose_books(log_probs, beam.closed, step, order, branch, generator)
+        beam, parents = _extend(beam, log_probs, books, weights, catalogue, width)
         candidates = beam.candidates
         assert candidates is not None
         reflects = reflection is not None and reflection.wants(step + 2)
-        if step + 1 == catalogue.codebooks or (not complete and not reflects and candidates.shape[-1] == 1):
+        if step + 1 == catalogue.codebooks or (not complete and not reflects and beam.single()):
             break
         logits = model.advance(parents, beam.books[..., -1], beam.tokens[..., -1])
         if reflection is not None and reflects:
-            pruned = reflection.check(parents, beam.scores, beam.books, beam.tokens, candidates)
-            beam.scores, beam.candidates = pruned
-            candidates = pruned[1]
-        # Only the chosen codebook is normalised token by token: this array is what decoding costs.
-        logits = logits.masked_fill_(~catalogue.feasible(candidates), NEVER)
-        total = torch.zeros_like(logits[..., 0]) if absolute else logits.logsumexp(-1)
+            beam.scores = reflection.check(parents, beam.scores, beam.books, beam.tokens, candidates)
+        log_probs = logits.add_(catalogue.feasible(candidates))
+        log_probs = log_probs if absolute else log_softmax_or_never(log_probs)
     assert beam.candidates is not None
+    items = beam.candidates.without(beam.scores.isinf()).padded()
     checks = tuple(reflection.checks) if reflection is not None else ()
-    return Paths(beam.scores, beam.books, beam.tokens, beam.candidates, first[:, 0], checks)
+    return Paths(beam.scores, beam.books, beam.tokens, items, first[:, 0], checks)
 
 
 def _choose_books(
-    logits: Tensor,
-    total: Tensor,
+    log_probs: Tensor,
     closed: Tensor,
     step: int,
     order: str,
@@ -140,8 +147,7 @@ def _choose_books(
 ) -> tuple[Tensor, Tensor]:
     """Codebooks each path tries next, int64 ``[B, Q, C]``, and the log of their weights, float32 ``[B, Q, C]``."""
     if order == "confidence":
-        dead = closed | total.isinf()
-        confidence = (logits.amax(-1) - total).masked_fill(dead, NEVER)
+        confidence = log_probs.amax(-1).masked_fill(closed, NEVER)
         count = min(branch, closed.shape[-1] - step)
         best, books = confidence.topk(count, dim=-1)
         total = best.logsumexp(-1, keepdim=True)
@@ -156,8 +162,7 @@ def _choose_books(
 
 def _extend(
     beam: _Beam,
-    logits: Tensor,
-    total: Tensor,
+    log_probs: Tensor,
     books: Tensor,
     weights: Tensor,
     catalogue: Catalogue,
@@ -165,11 +170,12 @@ def _extend(
 ) -> tuple[_Beam, Tensor]:
     """Scores all extensions and keeps the best ``width``; also returns their parents, int64 ``[B, W]``."""
     branch = books.shape[-1]
-    words = logits.shape[-1]
-    chosen = logits.gather(2, books.unsqueeze(-1).expand(-1, -1, -1, words))
-    total = total.gather(2, books)
-    offset = beam.scores.unsqueeze(-1) + weights - total.masked_fill(total.isinf(), 0.0)
-    scores = (chosen + offset.unsqueeze(-1)).flatten(1)
+    words = log_probs.shape[-1]
+    batch, queries, codebooks, _ = log_probs.shape
+    row = torch.arange(batch * queries, device=books.device).view(batch, queries, 1) * codebooks + books
+    # Whole rows, which are copied faster than single tokens are gathered.
+    chosen = log_probs.flatten(0, 2).index_select(0, row.flatten()).view(*books.shape, words)
+    scores = (chosen + (beam.scores.unsqueeze(-1) + weights).unsqueeze(-1)).flatten(1)
     scores, flat = scores.topk(min(width, scores.shape[1]), dim=1)
     parents, rest = flat // (branch * words), flat % (branch * words)
     tokens = rest % words
@@ -177,8 +183,8 @@ def _extend(
     if beam.candidates is None:
         candidates = catalogue.open(book, tokens)
     else:
-        candidates = catalogue.narrow(_pick(beam.candidates, parents), book, tokens)
-    candidates = candidates.masked_fill(scores.isinf().unsqueeze(-1), 0)
+        rows = torch.arange(len(parents), device=parents.device).unsqueeze(1)
+        candidates = catalogue.narrow(beam.candidates[rows, parents], book, tokens)
     grown = _Beam(
         scores=scores,
         books=torch.cat([_pick(beam.books, parents), book.unsqueeze(-1)], dim=-1),

@@ -1,14 +1,68 @@
 """The catalogue constraint: which tokens can still follow a partial path, in any order of codebooks.
 
 docs/method.md, 4. A partial path is carried as the list of items that still match it. The first token looks that list
-up (a posting list), every further one thins it out; so the cost of a step depends on the length of a posting list and
-not on the size of the catalogue, and no Python code runs over items.
+up (a posting list) without copying it, the second thins it out, and from there on few items are left. What can follow
+one token is looked up as well. So the cost of a step depends on the length of posting lists and not on the size of the
+catalogue, and no Python code runs over items.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+NEVER = float("-inf")
+# Bytes that the table of what can follow one token may take; beyond, its rows are made when they are asked for.
+_LARGEST_TABLE = 2**26
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Items that still match partial paths, a list a path: ``values[start : start + count]``, ascending.
+
+    Lists differ in length by orders of magnitude, so that they are not filled up to the longest.
+
+    ``values``: int64 ``[V]``. ``starts``, ``counts``: int64 ``[...]``. ``tokens``: int64 ``[...]``, the token
+    (``book * K + token``) whose whole posting list each one is; None where lists were thinned out.
+    """
+
+    values: Tensor
+    starts: Tensor
+    counts: Tensor
+    tokens: Tensor | None = None
+
+    def __getitem__(self, paths: Any) -> Candidates:
+        """Those of some paths, chosen by any index into ``[...]``; their lists are not copied."""
+        tokens = self.tokens[paths] if self.tokens is not None else None
+        return Candidates(self.values, self.starts[paths], self.counts[paths], tokens)
+
+    def without(self, dead: Tensor) -> Candidates:
+        """The same with empty lists for paths bool ``[...]``."""
+        return Candidates(self.values, self.starts, self.counts.masked_fill(dead, 0))
+
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """All lists, one behind the other: items int64 ``[N]`` and the number of the path, in ``[...]`` laid flat."""
+        counts = self.counts.flatten()
+        owners = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        shift = self.starts.flatten() - (counts.cumsum(0) - counts)
+        places = shift.index_select(0, owners).add_(torch.arange(len(owners), device=counts.device))
+        return self.values.index_select(0, places), owners
+
+    def padded(self) -> Tensor:
+        """Lists side by side, int64 ``[..., P]``, 0 fills up; ``P`` is the length of the longest, or 1."""
+        longest = max(1, int(self.counts.max())) if self.counts.numel() else 1
+        places = torch.arange(longest, device=self.counts.device)
+        inside = places < self.counts.unsqueeze(-1)
+        if not len(self.values):
+            return torch.zeros_like(inside, dtype=torch.int64)
+        return self.values[(self.starts.unsqueeze(-1) + places) * inside] * inside
+
+    def last(self) -> Tensor:
+        """The last item of every list, int64 ``[...]``; none may be empty."""
+        return self.values[self.starts + self.counts - 1]
 
 
 class Catalogue(nn.Module):
@@ -17,9 +71,13 @@ class Catalogue(nn.Module):
     Args:
         codes: int64 ``[items + 1, M]``; row 0 is the padding item and never matches anything.
         codewords: ``K``.
+
+    ``rows``: int64 ``[items + 1, M]``, codes as ``book * K + token``. ``used``: float32 ``[M, K]``, as `feasible`
+    before the first token.
     """
 
     codes: Tensor
+    rows: Tensor
     postings: Tensor
     starts: Tensor
     counts: Tensor
@@ -28,63 +86,90 @@ class Catalogue(nn.Module):
     def __init__(self, codes: Tensor, codewords: int) -> None:
         super().__init__()
         self.codebooks, self.codewords = codes.shape[1], codewords
+        rows = codes + torch.arange(self.codebooks, device=codes.device) * codewords
         # Not in the state_dict: the codes come from the tokenizer, whose fingerprint the checkpoint holds.
         self.register_buffer("codes", codes, persistent=False)
-        postings, counts = _posting_lists(codes, codewords)
-        self.register_buffer("postings", postings, persistent=False)
+        self.register_buffer("rows", rows, persistent=False)
+        # One posting list after the other, since they differ in length as much as tokens in use; each ascending.
+        flat = rows[1:].T.reshape(-1)
+        counts = torch.bincount(flat, minlength=self.codebooks * codewords)
+        item = torch.arange(1, len(codes), device=codes.device).repeat(self.codebooks)
+        self.register_buffer("postings", item[torch.argsort(flat, stable=True)], persistent=False)
         self.register_buffer("counts", counts, persistent=False)
-        self.register_buffer("starts", counts.flatten().cumsum(0).view_as(counts) - counts, persistent=False)
-        self.register_buffer("used", counts > 0, persistent=False)
+        self.register_buffer("starts", counts.cumsum(0) - counts, persistent=False)
+        used = torch.where(counts > 0, 0.0, NEVER).view(self.codebooks, codewords)
+        self.register_buffer("used", used, persistent=False)
+        self.register_buffer("_table", None, persistent=False)
 
     @property
     def items(self) -> int:
         """Number of items without the padding item."""
         return len(self.codes) - 1
 
-    def open(self, books: Tensor, tokens: Tensor) -> Tensor:
-        """Items that carry one token: int64 ``[...]`` each in, int64 ``[..., P]`` out, 0 fills up."""
-        count = self.counts[books, tokens].unsqueeze(-1)
-        place = torch.arange(max(1, int(count.max())) if count.numel() else 1, device=count.device)
-        inside = place < count
-        return self.postings[(self.starts[books, tokens].unsqueeze(-1) + place) * inside] * inside
+    def open(self, books: Tensor, tokens: Tensor) -> Candidates:
+        """Items that carry one token: int64 ``[...]`` each."""
+        rows = books * self.codewords + tokens
+        return Candidates(self.postings, self.starts[rows], self.counts[rows], rows)
 
-    def narrow(self, candidates: Tensor, books: Tensor, tokens: Tensor) -> Tensor:
-        """Those of the candidates ``[..., P]`` that also carry a token ``[...]``; ``[..., P']`` with ``P' <= P``."""
-        carried = self.codes[candidates, books.unsqueeze(-1)]
-        keep = (carried == tokens.unsqueeze(-1)) & (candidates > 0)
-        candidates = candidates * keep
-        longest = max(1, int(keep.sum(-1).max())) if keep.numel() else 1
-        if 2 * longest <= candidates.shape[-1]:
-            candidates = candidates.topk(longest, dim=-1).values
-        return candidates
+    def narrow(self, candidates: Candidates, books: Tensor, tokens: Tensor) -> Candidates:
+        """Those of the candidates that also carry a token, int64 ``[...]`` each."""
+        items, owners = candidates.entries()
+        # Selecting by a flat index is several times as fast as indexing by items and books.
+        places = (items * self.codebooks).add_(books.flatten().index_select(0, owners))
+        carried = self.codes.flatten().index_select(0, places)
+        keep = (carried == tokens.flatten().index_select(0, owners)).nonzero().squeeze(1)
+        counts = torch.bincount(owners.index_select(0, keep), minlength=books.numel())
+        starts = counts.cumsum(0) - counts
+        return Candidates(items.index_select(0, keep), starts.view(books.shape), counts.view(books.shape))
 
-    def feasible(self, candidates: Tensor) -> Tensor:
-        """Tokens that some candidate carries: int64 ``[..., P]`` in, bool ``[..., M, K]`` out."""
-        codes = self.codes[candidates].transpose(-1, -2)
-        # Fillers point to a column of their own that is cut off again.
-        codes = codes.masked_fill((candidates == 0).unsqueeze(-2), self.codewords)
-        shape = (*candidates.shape[:-1], self.codebooks, self.codewords + 1)
-        mask = torch.zeros(shape, dtype=torch.bool, device=candidates.device)
-        return mask.scatter_(-1, codes, True)[..., : self.codewords]
+    def feasible(self, candidates: Candidates) -> Tensor:
+        """What some candidate carries, float32 ``[..., M, K]``: 0 for such tokens, -inf for the others.
 
+        It is added to logits, which takes a fraction of the time of filling them by a mask.
+        """
+        if candidates.tokens is not None:
+            found = self._following(candidates.tokens.flatten())
+        else:
+            found = self._carried(candidates)
+        return found.view(*candidates.counts.shape, self.codebooks, self.codewords)
 
-def _posting_lists(codes: Tensor, codewords: int) -> tuple[Tensor, Tensor]:
-    """Items of every token, one list after the other, each ascending, int64 ``[M * items]``; lengths ``[M, K]``.
+    def _carried(self, candidates: Candidates) -> Tensor:
+        """As `feasible`, ``[R, M * K]``."""
+        items, owners = candidates.entries()
+        width = self.codebooks * self.codewords
+        found = torch.full((candidates.counts.numel(), width), NEVER, device=items.device)
+        places = self.rows.index_select(0, items) + (owners * width).unsqueeze(1)
+        found.view(-1).index_fill_(0, places.flatten(), 0.0)
+        return found
 
-    Lists differ in length as much as tokens in use, so that they are not filled up to the longest.
-    """
-    items, books = codes.shape[0] - 1, codes.shape[1]
-    token = (codes[1:] + torch.arange(books, device=codes.device) * codewords).T.reshape(-1)
-    item = torch.arange(1, items + 1, device=codes.device).repeat(books)
-    counts = torch.bincount(token, minlength=books * codewords)
-    return item[torch.argsort(token, stable=True)], counts.view(books, codewords)
+    def _following(self, tokens: Tensor) -> Tensor:
+        """What can follow one token, int64 ``[R]`` to ``[R, M * K]``."""
+        width = self.codebooks * self.codewords
+        if 4 * width * width > _LARGEST_TABLE:
+            # Many paths, few distinct first tokens.
+            tokens, belongs = torch.unique(tokens, return_inverse=True)
+            return self._carried(self._lists_of(tokens)).index_select(0, belongs)
+        if self._table is None:
+            self._table = self._carried(self._lists_of(torch.arange(width, device=tokens.device)))
+        return self._table.index_select(0, tokens)
+
+    def _lists_of(self, tokens: Tensor) -> Candidates:
+        return Candidates(self.postings, self.starts[tokens], self.counts[tokens])
+
+    _table: Tensor | None
 
 
 def feasible_log_softmax(logits: Tensor, feasible: Tensor) -> Tensor:
-    """Log-probabilities per codebook over feasible tokens; both ``[..., K]``.
+    """Log-probabilities per codebook over feasible tokens; both ``[..., K]``, see `Catalogue.feasible`.
 
     Infeasible tokens get -inf; a codebook with no feasible token gets -inf everywhere instead of NaN.
     """
-    masked = logits.masked_fill(~feasible, float("-inf"))
-    total = masked.logsumexp(-1, keepdim=True)
-    return masked - total.masked_fill(total.isinf(), 0.0)
+    return log_softmax_or_never(logits + feasible)
+
+
+def log_softmax_or_never(logits: Tensor) -> Tensor:
+    """``log_softmax`` over the last dimension that leaves rows of -inf as they are."""
+    # Not by logsumexp: its exponential is several times as slow where it meets -inf.
+    log_probs = logits.log_softmax(-1)
+    nothing = logits.amax(-1, keepdim=True).isneginf()
+    return log_probs.masked_fill(nothing, NEVER) if bool(nothing.any()) else log_probs

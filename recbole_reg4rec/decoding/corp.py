@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_reg4rec.decoding.catalogue import Candidates
 from recbole_reg4rec.errors import UserError
 
 
@@ -42,7 +43,8 @@ class PrunedStep:
 
     ``alive``, ``pruned``: bool ``[B, W]``, paths before the check, and those that it dropped. ``agreement``,
     ``scores``: float32 ``[B, W]``, the latter log-probabilities before the check. ``books``, ``tokens``: int64
-    ``[B, W, step - 1]``. ``candidates``: int64 ``[B, W, P]``, items that the path could still have spelled, 0 fills up.
+    ``[B, W, step - 1]``. ``spelled``: items that the path could still have spelled, lists in ``[B, W]``; of dead paths
+    they mean nothing.
     """
 
     step: int
@@ -52,7 +54,19 @@ class PrunedStep:
     scores: Tensor
     books: Tensor
     tokens: Tensor
-    candidates: Tensor
+    spelled: Candidates
+
+    @property
+    def candidates(self) -> Tensor:
+        """Items that each living path could still have spelled, int64 ``[B, W, P]``, 0 fills up."""
+        return self.spelled.without(~self.alive).padded()
+
+    def spells(self, targets: Tensor) -> Tensor:
+        """Living paths that could still have spelled their user's target, int64 ``[B]``: bool ``[B, W]``."""
+        items, owners = self.spelled.entries()
+        spells = torch.zeros(self.alive.numel(), dtype=torch.bool, device=items.device)
+        spells[owners[items == targets.to(items.device)[owners // self.alive.shape[1]]]] = True
+        return spells.view(self.alive.shape) & self.alive
 
 
 def corp_rule(config: Any) -> CorpRule | None:
@@ -119,13 +133,11 @@ class Reflection:
         """Whether ``step``, counted from 1, or one behind it is checked."""
         return step <= self.rule.last
 
-    def check(
-        self, parents: Tensor, scores: Tensor, books: Tensor, tokens: Tensor, candidates: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def check(self, parents: Tensor, scores: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor:
         """Looks back from the newest states of the paths that continue ``parents``, int64 ``[B, W]``.
 
         Returns:
-            scores ``[B, W]`` and candidates ``[B, W, P]``, -inf and 0 where a path is dropped.
+            scores ``[B, W]``, -inf where a path is dropped.
         """
         newest = self._categories().exp()
         total = self._total.gather(1, parents.unsqueeze(-1).expand(-1, -1, newest.shape[-1]))
@@ -136,9 +148,8 @@ class Reflection:
             drop = prune(agreed, alive, self.rule)
             self.checks.append(PrunedStep(step, alive, drop, agreed, scores, books, tokens, candidates))
             scores = scores.masked_fill(drop, float("-inf"))
-            candidates = candidates.masked_fill(drop.unsqueeze(-1), 0)
         self._total, self._seen = total + newest, step
-        return scores, candidates
+        return scores
 
 
 class PruningStatistics:
@@ -153,9 +164,9 @@ class PruningStatistics:
         """Adds the checks of one batch, whose users look for ``targets``, int64 ``[B]``."""
         lost = torch.zeros(len(targets), dtype=torch.bool, device=targets.device)
         for check in checks:
-            spells = (check.candidates == targets.to(check.candidates.device)[:, None, None]).any(-1)
+            spells = check.spells(targets)
             gone = (spells & check.pruned).any(-1)
-            counts = [check.alive.sum(), check.pruned.sum(), (spells & check.alive).any(-1).sum(), gone.sum()]
+            counts = [check.alive.sum(), check.pruned.sum(), spells.any(-1).sum(), gone.sum()]
             self._steps[check.step] = self._steps.get(check.step, 0) + torch.stack(counts).cpu()
             lost |= gone.to(lost.device)
         self._users += len(targets)

@@ -23,24 +23,43 @@ def parallel_scores(log_probs: Tensor, catalogue: Catalogue) -> Tensor:
     Returns:
         float32 ``[B, items + 1]``; column 0 (padding) is as low as the lowest item.
     """
-    books = torch.arange(catalogue.codebooks, device=log_probs.device)
-    rows = catalogue.codes + books * catalogue.codewords
     # A row a token, so that what is added up for a batch lies together.
-    total = F.embedding_bag(rows, log_probs.flatten(1).T.contiguous(), mode="sum").T.contiguous()
-    total[:, 0] = NEVER
-    floor = total.masked_fill(total.isinf(), float("inf")).amin(1, keepdim=True)
-    return torch.maximum(total, floor)
+    total = F.embedding_bag(catalogue.rows, log_probs.flatten(1).T.contiguous(), mode="sum").T.contiguous()
+    total[:, 0] = float("inf")
+    floor = total.amin(1, keepdim=True)
+    if bool(floor.isinf().any()):
+        floor = total.masked_fill(total.isinf(), float("inf")).amin(1, keepdim=True)
+        total = torch.maximum(total, floor)
+    total[:, :1] = floor
+    return total
 
 
 def path_scores(paths: Paths, items: int) -> Tensor:
     """Logarithm of the probability of all paths to each item, float32 ``[B, items + 1]``; -inf where there is none."""
+    places, reached, _ = _reached(paths, items)
+    scores = paths.scores.new_full((len(paths.scores), items + 1), NEVER)
+    scores.view(-1)[places] = reached
+    return scores
+
+
+def _reached(paths: Paths, items: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Items that paths lead to, each once a user.
+
+    Returns:
+        ``places`` int64 ``[N]`` in float32 ``[B, items + 1]`` laid flat, the logarithm of the probability of all paths
+        there, ``[N]``, and the smallest of these by user, ``[B, 1]``, 0 where there is none.
+    """
     owner = paths.items.flatten(1)
-    scores = paths.scores.unsqueeze(-1).expand_as(paths.items).flatten(1).masked_fill(owner == 0, NEVER)
-    none = scores.new_full((len(scores), items + 1), NEVER)
-    best = none.scatter_reduce(1, owner, scores, "amax")
+    users = torch.arange(len(owner), device=owner.device).unsqueeze(1)
+    scores = paths.scores.unsqueeze(-1).expand_as(paths.items).flatten(1)
+    leads = (owner > 0) & ~scores.isinf()
     # An item has several paths only where a path may branch into several codebooks.
-    share = (scores - best.gather(1, owner)).exp().nan_to_num(0.0)
-    return best + torch.zeros_like(none).scatter_add(1, owner, share).log().masked_fill(best.isinf(), 0.0)
+    places, which = torch.unique((users * (items + 1) + owner)[leads], return_inverse=True)
+    scores = scores[leads]
+    best = scores.new_full(places.shape, NEVER).scatter_reduce(0, which, scores, "amax")
+    reached = best + torch.zeros_like(best).scatter_add(0, which, (scores - best[which]).exp()).log()
+    worst = reached.new_full((len(owner),), float("inf")).scatter_reduce(0, places // (items + 1), reached, "amin")
+    return places, reached, worst.masked_fill(worst.isinf(), 0.0).unsqueeze(1)
 
 
 def item_scores(paths: Paths, catalogue: Catalogue) -> Tensor:
@@ -49,13 +68,13 @@ def item_scores(paths: Paths, catalogue: Catalogue) -> Tensor:
     Returns:
         float32 ``[B, items + 1]``; the padding item is last.
     """
-    reached = path_scores(paths, catalogue.items)
-    has_path = ~reached.isinf()
-    worst = reached.masked_fill(~has_path, float("inf")).amin(1, keepdim=True)
-    worst = worst.masked_fill(worst.isinf(), 0.0)
-    rest = parallel_scores(paths.first_log_probs, catalogue)
-    best_rest = rest.masked_fill(has_path, NEVER).amax(1, keepdim=True)
-    best_rest = best_rest.masked_fill(best_rest.isinf(), 0.0)
-    scores = torch.where(has_path, reached, rest - best_rest + worst - _GAP)
-    scores[:, 0] = scores.amin(1) - _GAP
+    places, reached, worst = _reached(paths, catalogue.items)
+    scores = parallel_scores(paths.first_log_probs, catalogue)
+    lowest = scores[:, :1].clone()
+    # In place throughout: passes over all items are what this costs.
+    scores.view(-1)[places] = NEVER
+    shift = worst - _GAP - scores.amax(1, keepdim=True)
+    scores.add_(shift)
+    scores.view(-1)[places] = reached
+    scores[:, :1] = lowest + shift - _GAP
     return scores

@@ -15,7 +15,7 @@ from recbole_reg4rec.data.dataset import SEEN
 from recbole_reg4rec.data.repeats import repeat_odds
 from recbole_reg4rec.data.sequences import TARGETS, training_sequences
 from recbole_reg4rec.decoding.beam import ORDERS, Paths, beam_search
-from recbole_reg4rec.decoding.catalogue import Catalogue, feasible_log_softmax
+from recbole_reg4rec.decoding.catalogue import Candidates, Catalogue, feasible_log_softmax
 from recbole_reg4rec.decoding.corp import PrunedStep, corp_rule
 from recbole_reg4rec.decoding.scoring import item_scores
 from recbole_reg4rec.errors import UserError
@@ -181,7 +181,7 @@ class REG4Rec(SequentialRecommender):
         rows = torch.arange(count, device=codes.device)
         hidden = session.begin()
         feasible: Tensor = self.catalogue.used
-        candidates: Tensor | None = None
+        candidates: Candidates | None = None
         token_loss = category_loss = hidden.new_zeros(())
         for step in range(books):
             states = hidden[trained]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recbole_reg4rec.data.sequences import TARGETS
 from recbole_reg4rec.decoding.beam import Paths, beam_search
-from recbole_reg4rec.decoding.catalogue import Catalogue, feasible_log_softmax
+from recbole_reg4rec.decoding.catalogue import Candidates, Catalogue, feasible_log_softmax
 from recbole_reg4rec.decoding.scoring import item_scores
 from recbole_reg4rec.model.history import HistoryEncoder, TokenTable
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
@@ -66,7 +66,7 @@ class TIGER(WholeSequenceRecommender):
         session = self.reasoner.session(history, history.last, history.mask(), causal=history.causal)
         codes = self.catalogue.codes[targets[trained]]
         hidden = session.begin()
-        candidates: Tensor | None = None
+        candidates: Candidates | None = None
         loss = hidden.new_zeros((), dtype=torch.float32)
         for book, token in enumerate(codes.T):
             logits = self.reasoner.book_logits(hidden[trained], book).float()

@@ -161,3 +161,16 @@ def test_items_with_the_same_codes_share_their_path() -> None:
     scores = path_scores(beam_search(ToyModel([1]), catalogue, width=3), 3)
     assert float(scores[0, 1]) == float(scores[0, 2])
     assert math.exp(float(scores[0, 1])) + math.exp(float(scores[0, 3])) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("branch", [1, 2])
+def test_users_with_fewer_paths_than_the_beam_is_wide_keep_their_scores(branch: int) -> None:
+    """Places without a path stay empty from the first step, where fewer tokens than places are used, to the last."""
+    codes = torch.tensor([[0, 0, 0], [1, 2, 3], [1, 2, 3], [0, 1, 1], [0, 2, 1]])
+    paths = beam_search(ToyModel([1, 2]), Catalogue(codes, WORDS), width=30, branch=branch, complete=True)
+    dead = paths.scores.isneginf()
+    assert dead.any() and not paths.scores.isnan().any() and (paths.items[dead] == 0).all()
+    scores = path_scores(paths, 4)
+    for row, user in enumerate([1, 2]):
+        expected = exhaustive(codes, user, "confidence", branch)
+        assert [math.exp(float(score)) for score in scores[row, 1:]] == pytest.approx(list(expected.values()), rel=1e-4)

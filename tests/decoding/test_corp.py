@@ -192,6 +192,20 @@ def test_every_row_keeps_its_last_paths(order: str) -> None:
             assert codes[item][paths.books[row, w]].tolist() == paths.tokens[row, w].tolist()
 
 
+def test_checks_know_the_items_within_reach_of_each_path() -> None:
+    codes = unique_codes(5)
+    paths = beam_search(CategoryToy([1, 2, 3]), Catalogue(codes, WORDS), width=9, corp=rule(0.6, min_beams=3))
+    targets = torch.tensor([4, 11, 23])
+    for check in paths.checks:
+        candidates, spells = check.candidates, check.spells(targets)
+        for row in range(3):
+            for w in range(check.alive.shape[1]):
+                matches = codes[1:][:, check.books[row, w]].eq(check.tokens[row, w]).all(1) & check.alive[row, w]
+                items = (torch.nonzero(matches).flatten() + 1).tolist()
+                assert [item for item in candidates[row, w].tolist() if item] == items
+                assert bool(spells[row, w]) == (int(targets[row]) in items)
+
+
 @pytest.mark.parametrize("complete", [False, True])
 def test_single_rows_equal_the_batch_however_far_the_search_goes(complete: bool) -> None:
     catalogue = Catalogue(unique_codes(9, items=7), WORDS)
