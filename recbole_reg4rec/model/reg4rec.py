@@ -290,15 +290,16 @@ class REG4Rec(SequentialRecommender):
         self.checks = ranking.paths.checks if ranking.paths is not None else ()
         return ranking.scores
 
-    def rank(self, items: Tensor, lengths: Tensor, seen: Tensor | None = None) -> Ranking:
+    def rank(self, items: Tensor, lengths: Tensor, seen: Tensor | None = None, search: bool = False) -> Ranking:
         """Scores of all items for histories: int64 ``[B, T]`` (0 pads on the right) and ``[B]``, in ``[1, T]``.
 
         ``seen``: int64 ``[B, S]``, all that the users took, oldest first, 0 pads; none: what is in ``items``.
+        ``search``: look for paths even where reasoning has no weight.
         """
         history, last = self._read(items, lengths)
         weights, evidence = self.weights, dict[str, Tensor]()
         paths = None
-        if self.reasoner is not None and weights.reason > 0:
+        if self.reasoner is not None and (search or weights.reason > 0):
             paths = self._reason(history, last, lengths)
             evidence["reason"] = item_scores(paths, self.catalogue)
         if self.item_path is not None:

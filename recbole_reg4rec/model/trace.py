@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recbole_reg4rec.decoding.catalogue import feasible_log_softmax
+from recbole_reg4rec.decoding.catalogue import Candidates, feasible_log_softmax
 from recbole_reg4rec.decoding.corp import agreement
 from recbole_reg4rec.model.reg4rec import REG4Rec
 
@@ -48,7 +48,7 @@ def trace_paths(model: REG4Rec, items: Tensor, books: Tensor, tokens: Tensor) ->
     session.follow(torch.zeros(1, len(books), dtype=torch.int64, device=books.device))
     hidden = hidden.expand(-1, len(books), -1)
     feasible: Tensor = catalogue.used
-    candidates: Tensor | None = None
+    candidates: Candidates | None = None
     total: Tensor | None = None
     columns: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
     for step in range(min(books.shape[1] + 1, catalogue.codebooks)):

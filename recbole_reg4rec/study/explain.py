@@ -117,7 +117,8 @@ class Explainer:
         device = self.model.device
         batch = Interaction({self.model.ITEM_SEQ: inputs, self.model.ITEM_SEQ_LEN: lengths}).to(device)
         seen = pad_sequence(histories, batch_first=True).to(device)
-        ranking = self.model.rank(batch[self.model.ITEM_SEQ], batch[self.model.ITEM_SEQ_LEN], seen)
+        # Paths are shown also where the weights chosen on validation leave them out of the score.
+        ranking = self.model.rank(batch[self.model.ITEM_SEQ], batch[self.model.ITEM_SEQ_LEN], seen, search=True)
         out = []
         for row, (user, history, target) in enumerate(zip(users, histories, targets, strict=True)):
             read = inputs[row, : int(lengths[row])].to(device)

@@ -39,7 +39,7 @@ def predicted(explainer: Explainer) -> tuple[list[str], Any]:
     return names, torch.cat(rows)
 
 
-@pytest.mark.parametrize("more", [{}, {"item_path": True, "memory": True, "reason_weight": 0.5, "beam_branch": 2}])
+@pytest.mark.parametrize("more", [{}, {"item_path": True, "memory": True, "reason_weight": 0.5, "fit_weights": False, "beam_branch": 2}])
 def test_explained_scores_are_those_of_full_sort_predict(toy: Any, more: dict[str, Any]) -> None:
     toy.run(beam_width=8, **{"reason_weight": 1.0, **more})
     explainer = load(toy, **CORP)
@@ -67,6 +67,18 @@ def test_explained_scores_are_those_of_full_sort_predict(toy: Any, more: dict[st
                     assert item.score == pytest.approx(item.path_log_probability, abs=1e-4)
         assert explanation.target.score == float(scores[row, numbers[explanation.target.item]])
     assert without > 0
+
+
+def test_paths_are_shown_also_where_they_weigh_nothing(toy: Any) -> None:
+    toy.run(item_path=True, memory=True, reason_weight=0.0)
+    explainer = load(toy)
+    names, scores = predicted(explainer)
+    (found,) = explainer.users(names[:1], top=40)
+    assert any(item.steps for item in found.top)
+    for item in found.top:
+        assert [(part.name, part.weight) for part in item.evidence if part.name == "reason"] == [("reason", 0.0)]
+        assert item.score == pytest.approx(sum(part.contribution for part in item.evidence), abs=1e-4)
+    assert [item.score for item in found.top] == sorted(scores[0, 1:].tolist(), reverse=True)
 
 
 def test_pruned_paths_lie_below_the_threshold_and_say_where(shared_toy: Any) -> None:
