@@ -124,5 +124,6 @@ TINY = {
     "inner_size": 16,
     "MAX_ITEM_LIST_LENGTH": 5,
     "train_batch_size": 64,
+    "eval_step": 1,
     "seed": 7,
 }

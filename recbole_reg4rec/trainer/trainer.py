@@ -197,7 +197,7 @@ class SequenceTrainer(ResumableTrainer):
                 )
             elif not validates:
                 self.winner = self.stage.name
-            elif (epoch + 1) % self.eval_step == 0:
+            elif (epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs:
                 improved = self._validate(epoch, valid_data, entry, verbose, show_progress)
             self.epochs_log.append(entry)
             self.finished = self.finished or epoch + 1 == self.epochs

@@ -22,6 +22,7 @@ RUN = {
     "state": "WARNING",
     "topk": [1, 5, 10],
     "epochs": 3,
+    "eval_step": 1,
     "stopping_step": 6,
     "learning_rate": 0.001,
     "learning_rate_schedule": "constant",

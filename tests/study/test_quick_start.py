@@ -250,3 +250,10 @@ def test_whole_list_metrics_run(toy):
 def test_diverged_training_is_told(toy):
     with pytest.raises(UserError, match="learning_rate"):
         toy.run("GRU4Rec", learning_rate=1e36, epochs=9)
+
+
+def test_the_last_epoch_is_always_validated(toy):
+    record = toy.run(eval_step=2)
+    assert ["valid" in entry for entry in record["epochs"]] == [False, True, True]
+    alone = toy.run(epochs=1, eval_step=5)
+    assert alone["valid"] == alone["epochs"][0]["valid"]
