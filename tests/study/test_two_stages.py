@@ -60,8 +60,10 @@ def test_both_stages_are_trained_logged_and_compared(toy):
     assert all(stages[name]["targets_per_second"] > 0 for name in ("supervised", "alignment"))
 
 
-def test_stage_2_never_leaves_a_worse_model(toy):
-    """With a rate that wrecks the model, stage 1 wins and its model is what is evaluated."""
+def test_stage_2_never_leaves_a_worse_model(toy, monkeypatch):
+    """Where stage 2 ends below stage 1, stage 1 wins and its model is what is evaluated."""
+    falling = iter([9.0, 8.0, 7.0, *(9.0, 8.0, 7.0), *(6.0, 5.0)])  # alone, then both stages
+    monkeypatch.setattr(trainer, "calculate_valid_score", lambda result, metric: next(falling))
     alone = toy.run()
     shutil.rmtree(toy.saved)
     wrecked = toy.run(**BOTH, align_learning_rate=0.3, align_supervised_weight=0, align_max_kl=1e9, align_min_entropy=0)
