@@ -116,7 +116,7 @@ def test_the_script_from_files_to_the_record(write, tmp_path):
 
 def test_a_run_killed_within_an_epoch_and_resumed_equals_an_uninterrupted_one(write):
     write()
-    settings = ["--epochs=5", "--train_batch_size=32", "--stopping_step=9"]
+    settings = ["--epochs=5", "--eval_step=1", "--train_batch_size=32", "--stopping_step=9"]
     killed = subprocess.Popen(
         command(*settings, "--checkpoint_dir=killed"),
         env=environment(),

@@ -144,13 +144,13 @@ def test_an_interrupted_trial_goes_on_behind_its_last_epoch(begin, monkeypatch):
 
 
 def test_the_same_settings_are_trained_once(begin, monkeypatch):
-    made, _, study = begin("search:\n  memory_window: {choice: [3, 10]}\n", trials=5)
+    made, _, study = begin("search:\n  memory_window: {choice: [3, 20]}\n", trials=5)
     jobs, assemble = [], module.assemble
     monkeypatch.setattr(module, "assemble", lambda *given: jobs.append(given) or assemble(*given))
     work(made, 0, 1, None)
     done = finished(made, study)
     assert len(jobs) == 2 and {trial.state for trial in done} == {TrialState.COMPLETE}
-    assert {trial.user_attrs[SETTINGS]["memory_window"]: trial.value for trial in done}.keys() == {3, 10}
+    assert {trial.user_attrs[SETTINGS]["memory_window"]: trial.value for trial in done}.keys() == {3, 20}
     twins = [trial for trial in done if SAME_AS in trial.user_attrs]
     assert len(twins) == 3 and SAME_AS not in best_trial(study).user_attrs
     for twin in twins:

@@ -23,7 +23,7 @@ from recbole_reg4rec.study.tuning.slots import DEFAULT, LOST, SLOT, slots
 from recbole_reg4rec.study.tuning.workers import work
 
 ROOT = Path(__file__).resolve().parents[3]
-SMALL = "search:\n  memory_window: {int: [2, 12]}\n  memory_recency: {float: [0.1, 1.0]}\n"
+SMALL = "search:\n  memory_window: {int: [2, 30]}\n  memory_recency: {float: [0.1, 1.0]}\n"
 
 
 class Here:
@@ -69,7 +69,7 @@ def test_everything_is_left_behind_and_the_best_settings_reproduce(tune, toy, ca
     assert (record["complete"], record["pruned"], record["failed"], record["waiting"]) == (5, 0, 0, 0)
     rows = list(csv.DictReader((output / "trials.csv").open()))
     assert [row["trial"] for row in rows] == list("01234") and rows[0]["default"] == "True"
-    assert rows[0]["setting memory_window"] == "10", "the default settings are the first trial"
+    assert rows[0]["setting memory_window"] == "20", "the default settings are the first trial"
     best = max(rows, key=lambda row: float(row["NDCG@10"]))
     assert float(best["NDCG@10"]) == record["best"]["NDCG@10"] >= record["default"]["NDCG@10"]
     assert record["gain_on_validation"] == record["best"]["NDCG@10"] - record["default"]["NDCG@10"]
