@@ -78,7 +78,7 @@ def test_sampled_paths_equal_paths_walked_alone(make, settings, order):
     log_probs = groups.path_log_probs(groups.walk)
     again = replay(model.reasoner, model.encoder(items), groups.levels, 1.3)
     assert torch.allclose(groups.path_log_probs(again), log_probs, atol=1e-5)
-    assert len(set(groups.items.flatten().tolist())) > 5
+    assert len(set(groups.items.flatten().tolist())) >= 3, "otherwise little is compared"
     for group, (row, place) in enumerate(trained.nonzero().tolist()):
         for path, item in enumerate(groups.items[group]):
             expected, books, categories = walk_alone(model, items[row, : place + 1], item, 1.3, order)
