@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_reg4rec.data.cooccurrence import transitions
+from recbole_reg4rec.data.cooccurrence import transitions, without_diagonal
 from recbole_reg4rec.data.sequences import TrainingSequences, training_sequences
 from recbole_reg4rec.data.similarity import content_neighbours
 
@@ -64,8 +64,7 @@ def memory_table(
         float32 ``[items, items]``, row the item of the history.
     """
     forward = transitions(sequences, items, rule.window, rule.decay)
-    table = sp.csr_matrix(forward + rule.backward * forward.T)
-    table.setdiag(0)
+    table = without_diagonal(sp.csr_matrix(forward + rule.backward * forward.T))
     if neighbours is not None:
         table = table + rule.content * neighbours
     table.eliminate_zeros()
