@@ -36,9 +36,7 @@ class ItemPath(nn.Module):
         logits = self.project(states) @ self.vectors().T
         return logits.index_fill(1, logits.new_zeros(1, dtype=torch.int64), -1e4)
 
-    def loss(
-        self, states: Tensor, targets: Tensor, extra: tuple[Tensor, Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def loss(self, states: Tensor, targets: Tensor, extra: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
         """Mean cross-entropy of the targets, int64 ``[R]``; scalar, nats. For ``extra`` see `softmax`."""
         return catalogue_cross_entropy(self.project(states), self.vectors(), targets, extra)
 

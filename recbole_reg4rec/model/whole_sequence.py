@@ -8,6 +8,9 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
+from recbole_reg4rec.data.sequences import TARGETS
+from recbole_reg4rec.model.softmax import catalogue_cross_entropy
+
 
 class WholeSequenceRecommender(SequentialRecommender):
     """A causal recommender whose scores of all items are the one way to ask it."""
@@ -24,6 +27,35 @@ class WholeSequenceRecommender(SequentialRecommender):
         """The same scores for one item a row, float32 ``[B]``."""
         scores = self.full_sort_predict(interaction)
         return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)
+
+
+class EveryPosition(SequentialRecommender):
+    """Trains a causal model of RecBole's on every position in one pass (our efficient training scheme).
+
+    For models that look backwards only, compare with ``item_embedding``, and end ``forward(items, lengths)`` with
+    `gather_indexes`, position by position from there on. Asked for all lengths at once, they then give all states.
+    Goes before one of these among the bases.
+    """
+
+    whole_sequence = True
+
+    def gather_indexes(self, output: Tensor, gather_index: Tensor) -> Tensor:
+        """States at one position a row, int64 ``[B]``: ``[B, d]``, or at several, int64 ``[B, P]``: ``[B, P, d]``."""
+        if gather_index.dim() == 1:
+            return super().gather_indexes(output, gather_index)
+        return output.gather(1, gather_index.unsqueeze(-1).expand(-1, -1, output.shape[-1]))
+
+    def encode(self, items: Tensor) -> Tensor:
+        """States behind every item: int64 ``[B, T]``, 0 pads on the right, to ``[B, T, d]``."""
+        lengths = torch.arange(1, items.shape[1] + 1, device=items.device)
+        return self(items, lengths.expand(len(items), -1))
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Mean cross-entropy a target, scalar, nats; for a batch of `data.sequences.WholeSequenceLoader`."""
+        targets = interaction[TARGETS]
+        trained = targets > 0
+        states = self.encode(interaction[self.ITEM_SEQ])[trained]
+        return catalogue_cross_entropy(states, self.item_embedding.weight, targets[trained], padding=True)
 
 
 def last_states(states: Tensor, lengths: Tensor) -> Tensor:

@@ -9,11 +9,14 @@ from recbole_reg4rec.errors import UserError
 
 # Imported only when asked for.
 _OURS = {
+    "BERT4RecWhole": "recbole_reg4rec.model.recbole_whole",
+    "FDSAWhole": "recbole_reg4rec.model.recbole_whole",
+    "GRU4RecWhole": "recbole_reg4rec.model.recbole_whole",
     "HSTU": "recbole_reg4rec.model.hstu",
     "ItemMemory": "recbole_reg4rec.model.item_memory",
     "REG4Rec": "recbole_reg4rec.model.reg4rec",
     "RPG": "recbole_reg4rec.model.rpg",
-    "SASRecWhole": "recbole_reg4rec.model.sasrec_whole",
+    "SASRecWhole": "recbole_reg4rec.model.recbole_whole",
     "TIGER": "recbole_reg4rec.model.tiger",
 }
 

@@ -198,9 +198,7 @@ def _assign_parallel(
     return first, resolve_collisions(first, distances, last=~known)
 
 
-def _assign_levels(
-    model: RQVAE, rows: Tensor, known: np.ndarray, settings: AnySettings
-) -> tuple[np.ndarray, Resolved]:
+def _assign_levels(model: RQVAE, rows: Tensor, known: np.ndarray, settings: AnySettings) -> tuple[np.ndarray, Resolved]:
     """The codes of all levels, int64 ``[items, M - 1]``, and these with the digit that tells items apart."""
     first = np.zeros((len(rows), settings.codebooks - 1), dtype=np.int64)
     for items in _groups(known, _ROWS):

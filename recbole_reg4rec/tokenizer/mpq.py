@@ -36,9 +36,7 @@ class MPQ(nn.Module):
         route: use the learned gate; False mixes all experts equally (ablation).
     """
 
-    def __init__(
-        self, axes: Tensor, codebooks: int, codewords: int, hidden: int, dim: int, route: bool = True
-    ) -> None:
+    def __init__(self, axes: Tensor, codebooks: int, codewords: int, hidden: int, dim: int, route: bool = True) -> None:
         super().__init__()
         features = len(axes)
         self.codebooks, self.codewords, self.dim, self.route = codebooks, codewords, dim, route

@@ -91,9 +91,9 @@ def test_a_narrow_beam_spells_real_items_and_the_rest_follow_by_their_first_toke
             state = model.encoder(batch["item_id_list"][[row], : int(batch["item_length"][row])])
             begin = model.reasoner.session(state, state.last[:, -1:], None, causal=False).begin()
             expected = first(begin, 0)[0, 0][codes[rest, 0]]
-            assert torch.allclose(
-                scores[row, rest] - scores[row, rest].max(), expected - expected.max(), atol=1e-4
-            ), "ordered by their first token"
+            assert torch.allclose(scores[row, rest] - scores[row, rest].max(), expected - expected.max(), atol=1e-4), (
+                "ordered by their first token"
+            )
 
 
 def test_product_quantisation_does_as_well(toy_data: Any) -> None:

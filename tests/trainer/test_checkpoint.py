@@ -187,9 +187,7 @@ def test_other_configuration_names_the_setting(saved, change, said):
     assert settings_hash({**SETTINGS, **change}) != settings_hash(SETTINGS)
 
 
-@pytest.mark.parametrize(
-    "setting", ["epochs", "stopping_step", "eval_batch_size", "topk", "show_progress"]
-)
+@pytest.mark.parametrize("setting", ["epochs", "stopping_step", "eval_batch_size", "topk", "show_progress"])
 def test_free_settings_may_differ(saved, setting):
     load_checkpoint(saved, "REG4Rec", {**SETTINGS, setting: 77})
     assert settings_hash({**SETTINGS, setting: 77}) == settings_hash(SETTINGS)

@@ -49,9 +49,7 @@ def all_contenders() -> list[Contender]:
         Contender(ALL, "REG4Rec", "all evidence; stage 1", profiles=True, scales=True),
         form(PAPER, "the paper's model; stage 1", profiles=True, scales=True),
         form(ALIGNED, "the paper's model; stage 2", evaluates=False, aligns=True),
-        Contender(
-            ALL_CORP, "REG4Rec", "all evidence, decoded with CORP", {"corp": True}, trains=False, profiles=True
-        ),
+        Contender(ALL_CORP, "REG4Rec", "all evidence, decoded with CORP", {"corp": True}, trains=False, profiles=True),
         form(PAPER_CORP, "the paper's model, decoded with CORP", trains=False, profiles=True),
         Contender(TIGER, "TIGER", "semantic ids, flat histories"),
         Contender(RPG, "RPG", "all tokens in parallel"),

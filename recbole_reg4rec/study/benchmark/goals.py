@@ -150,7 +150,5 @@ def libraries(found: Mapping[str, Any], contender: str) -> float:
     return found["contenders"][contender]["libraries_mb"]
 
 
-def _goal(
-    dataset: str, what: str, bound: float, most: bool, values: Sequence[float], unit: str = "x"
-) -> Goal:
+def _goal(dataset: str, what: str, bound: float, most: bool, values: Sequence[float], unit: str = "x") -> Goal:
     return Goal(dataset, what, bound, most, median(values), min(values), max(values), unit)

@@ -46,8 +46,10 @@ def test_missed_and_met_both_ways():
         ("REG4Rec:paper-corp", "evaluate", [500]),
         ("TIGER", "evaluate", [20]),
         profiles={
-            "REG4Rec:corp": {"parts": dict.fromkeys(("open", "narrow", "feasible", "corp"), 0.0)
-                             | {"decoding": 2.0, "search": 1.0, "catalogue": 0.15}},
+            "REG4Rec:corp": {
+                "parts": dict.fromkeys(("open", "narrow", "feasible", "corp"), 0.0)
+                | {"decoding": 2.0, "search": 1.0, "catalogue": 0.15}
+            },
         },
     )
     goals = goals_on("d", measured)

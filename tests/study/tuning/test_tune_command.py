@@ -89,7 +89,7 @@ def test_everything_is_left_behind_and_the_best_settings_reproduce(tune, toy, ca
     page = (output / "study.html").read_text(encoding="utf-8")
     for title in ("History", "Importance", "Slices", "Parallel coordinates", "Timeline"):
         assert f"<h2>{title}" in page
-    assert page.count("plotly-graph-div") >= 4 and '<script src=' not in page
+    assert page.count("plotly-graph-div") >= 4 and "<script src=" not in page
     printed = capsys.readouterr().out
     assert "trial 0 (default settings): NDCG@10" in printed and "left" in printed and "opened once" in printed
 
