@@ -12,15 +12,17 @@ that of the item's own categories which the head held likeliest at the last step
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from recbole_reg4rec.decoding.beam import surest
 from recbole_reg4rec.decoding.catalogue import NEVER, Candidates, Catalogue
 from recbole_reg4rec.model.history import History
 from recbole_reg4rec.model.reasoner import Reasoner
+from recbole_reg4rec.model.scorers import OpenTokens, TokenScorer
 
 # Nodes of one row that stand side by side: fewer leave fewer places idle, more copy the row's history less often.
 _PIECE = 32
@@ -28,12 +30,12 @@ _PIECE = 32
 
 @dataclass
 class Level:
-    """The ``N`` nodes of one step, each a distinct partial path of some context; all tensors int64 but ``feasible``.
+    """The ``N`` nodes of one step, each a distinct partial path of some context; all tensors int64.
 
     ``rows``, ``places``: ``[N]``, the row and the position that a node reasons from, rows ascending.
     ``parents``: ``[N]``, its parent among the nodes of the level before; ``entered``: ``[2, N]``, codebook and token
     taken on the way. Meaningless at the root.
-    ``books``: ``[N]``, the codebook that a node takes; ``feasible``: bool ``[N, K]``, tokens of it that can follow.
+    ``books``: ``[N]``, the codebook that a node takes; ``open``: which of its tokens can follow.
     ``paths``: ``[L]``, those of the ``R * G`` paths that still decide here; ``nodes``, ``tokens``: ``[L]``, the node
     each is at and the token it takes.
     """
@@ -43,7 +45,7 @@ class Level:
     parents: Tensor
     entered: Tensor
     books: Tensor
-    feasible: Tensor
+    open: OpenTokens
     paths: Tensor
     nodes: Tensor
     tokens: Tensor
@@ -57,7 +59,7 @@ class Level:
             parents,
             self.entered[:, nodes],
             self.books[nodes],
-            self.feasible[nodes],
+            self.open[nodes],
             self.paths[paths],
             number[self.nodes[paths]],
             self.tokens[paths],
@@ -177,6 +179,7 @@ class Sampler:
     Args:
         catalogue: what is feasible.
         members: int64 ``[items + 1, C]``, categories of items, 0 fills up.
+        scorer: turns the states of a policy into probabilities.
         order: how codebooks are chosen, one of `decoding.beam.ORDERS`.
         temperature: above 0; divides the logits of the chosen codebook, not those that choose it.
         categories: whether steps get categories; without, they are all 0.
@@ -184,6 +187,7 @@ class Sampler:
 
     catalogue: Catalogue
     members: Tensor
+    scorer: Callable[[Reasoner], TokenScorer]
     order: str = "confidence"
     temperature: float = 1.0
     categories: bool = True
@@ -219,21 +223,19 @@ class Sampler:
             tokens=rows.new_zeros(contexts * size, books),
             categories=rows.new_zeros(contexts * size, books),
         )
-        walker = _Walker(reasoner, history)
+        walker, scorer = _Walker(reasoner, history), self.scorer(reasoner)
         states = walker.root(rows, places)
         parent = token = rows.new_zeros(contexts)
         entered = torch.stack([parent, token])
         closed = torch.zeros(contexts, books, dtype=torch.bool, device=rows.device)
-        feasible: Tensor = self.catalogue.used.expand(contexts, -1, -1)
         candidates: Candidates | None = None
         paths = torch.arange(contexts * size, device=rows.device)
         paths = paths[(paths % size < group) | (wanted > 0)]
         nodes = paths // size
         for step in range(books):
-            projected = reasoner.project(states)
-            book = self._choose(reasoner, projected, feasible, closed, step)
-            allowed = feasible[torch.arange(len(book), device=book.device), book] == 0
-            log_probs = _log_probs(reasoner, projected, book, allowed, self.temperature)
+            book = self._choose(scorer, states, candidates, closed, step)
+            allowed = scorer.open(book, candidates)
+            log_probs = scorer.book_log_probs(states, book, allowed, self.temperature)
             tokens = self._draw(log_probs.detach(), nodes)
             forced = wanted[paths]
             tokens = torch.where(forced > 0, self.catalogue.codes[forced, book[nodes]], tokens)
@@ -262,7 +264,6 @@ class Sampler:
             live = alive[belongs]
             paths, nodes = paths[live], number[belongs[live]]
             states = walker.step(rows, places, parent, entered)
-            feasible = self.catalogue.feasible(candidates)
             if self.categories:
                 # What the head holds behind the token that the last step took.
                 likeliest = reasoner.category_logits(states.detach()).argmax(-1)
@@ -274,7 +275,9 @@ class Sampler:
         return groups
 
     @torch.no_grad()
-    def _choose(self, reasoner: Reasoner, projected: Tensor, feasible: Tensor, closed: Tensor, step: int) -> Tensor:
+    def _choose(
+        self, scorer: TokenScorer, states: Tensor, candidates: Candidates | None, closed: Tensor, step: int
+    ) -> Tensor:
         """The codebook of each node, int64 ``[N]``."""
         if self.order == "fixed":
             return torch.full((len(closed),), step, dtype=torch.int64, device=closed.device)
@@ -282,13 +285,7 @@ class Sampler:
             return (~closed).int().argmax(1)
         if self.order == "random":
             return torch.rand(closed.shape, device=closed.device).masked_fill(closed, -1.0).argmax(-1)
-        confidence = torch.full(closed.shape, NEVER, device=closed.device)
-        for book in range(closed.shape[1]):
-            nodes = (~closed[:, book]).nonzero().squeeze(1)
-            logits = reasoner.chosen_logits(projected.index_select(0, nodes), nodes.new_full((len(nodes),), book))
-            logits = logits.float() + feasible[nodes, book]
-            confidence[nodes, book] = logits.amax(-1) - logits.logsumexp(-1)
-        return confidence.argmax(-1)
+        return surest(scorer.confidence(states, candidates, closed)).squeeze(-1)
 
     @staticmethod
     @torch.no_grad()
@@ -338,11 +335,13 @@ class Sampler:
         groups.categories[ready, step:] = category[node].unsqueeze(1)
 
 
-def replay(reasoner: Reasoner, history: History, levels: Sequence[Level], temperature: float) -> Walk:
+def replay(
+    reasoner: Reasoner, scorer: TokenScorer, history: History, levels: Sequence[Level], temperature: float
+) -> Walk:
     """What a policy holds at the nodes of a tree; codebooks and tokens stay as they were chosen.
 
     Args:
-        reasoner, history: the policy and what it reads, of the rows that the tree was sampled from.
+        reasoner, scorer, history: the policy and what it reads, of the rows that the tree was sampled from.
         levels: the tree.
         temperature: as in sampling.
     """
@@ -352,14 +351,6 @@ def replay(reasoner: Reasoner, history: History, levels: Sequence[Level], temper
             states = walker.step(level.rows, level.places, level.parents, level.entered)
         else:
             states = walker.root(level.rows, level.places)
-        projected = reasoner.project(states)
-        walk.log_probs.append(_log_probs(reasoner, projected, level.books, level.feasible, temperature))
+        walk.log_probs.append(scorer.book_log_probs(states, level.books, level.open, temperature))
         walk.hidden.append(states)
     return walk
-
-
-def _log_probs(reasoner: Reasoner, projected: Tensor, books: Tensor, feasible: Tensor, temperature: float) -> Tensor:
-    logits = reasoner.chosen_logits(projected, books).float()
-    if temperature != 1.0:
-        logits = logits / temperature
-    return logits.masked_fill(~feasible, NEVER).log_softmax(-1)

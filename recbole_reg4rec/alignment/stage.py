@@ -69,6 +69,7 @@ class AlignmentStage:
         self._sampler = Sampler(
             model.catalogue,
             model.members,
+            model.scorer,
             model.decoding_order,
             float(config["align_temperature"]),
             self._weights.need_categories,
@@ -112,7 +113,7 @@ class AlignmentStage:
         for update in range(self.updates):
             if update > 0:
                 history = self._read(items)
-                walk = replay(model.decoder, history, groups.levels, self._sampler.temperature)
+                walk = self._replay(model.decoder, history, groups.levels)
             parts = {"objective": self._objective(groups, walk, old, advantages)}
             parts["kl"], parts["entropy"] = self._spread(subtree, kept, walk, reference, len(targets))
             if update == 0:
@@ -145,7 +146,10 @@ class AlignmentStage:
         """The frozen model's distributions along the same paths."""
         assert self._reference is not None, "begin() freezes it"
         encoder, reasoner = self._reference
-        return replay(reasoner, encoder(items), levels, self._sampler.temperature).log_probs
+        return self._replay(reasoner, encoder(items), levels).log_probs
+
+    def _replay(self, reasoner: Reasoner, history: History, levels: list[Level]) -> Walk:
+        return replay(reasoner, self._model.scorer(reasoner), history, levels, self._sampler.temperature)
 
     def _choose_supervised(self, targets: Tensor) -> Tensor:
         """The targets whose paths are walked too, int64 ``[R, 1]``, 0 for the others; at least one is."""

@@ -5,6 +5,7 @@ by tokens of it. With ``branch`` > 1 a path tries its ``branch`` surest codebook
 that is proportional to their confidence. Paths that reach the same item in different orders are one: their
 probabilities are added up (`scoring.path_scores`). So whatever the settings, a complete search gives every item a
 probability, and these sum to 1. With CORP (`corp`), paths that contradict themselves are dropped on the way.
+A model that can decide among items at once (`AnswerModel`) may do so after some steps instead of spelling all tokens.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from recbole_reg4rec.decoding.catalogue import (
 from recbole_reg4rec.decoding.corp import CorpRule, PrunedStep, Reflection
 
 ORDERS = ("confidence", "random", "fixed")
+GIVES = ("logits", "log_probs", "shares")
 
 
 class StepModel(Protocol):
@@ -33,8 +35,18 @@ class StepModel(Protocol):
     def first(self) -> Tensor:
         """Logits before any token is chosen, ``[B, 1, M, K]``."""
 
-    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor) -> Tensor:
-        """Keeps the paths ``parents`` int64 ``[B, W]``, appends a token to each, and gives ``[B, W, M, K]``."""
+    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor:
+        """Keeps the paths ``parents`` int64 ``[B, W]``, appends a token to each, and gives ``[B, W, M, K]``.
+
+        ``candidates``: the items that are left to each, in ``[B, W]``.
+        """
+
+
+class AnswerModel(StepModel, Protocol):
+    """What a search that ends before all codebooks are closed needs beside that."""
+
+    def answer(self, parents: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor:
+        """As `advance`, but gives the log-probabilities of the candidates, laid out as `Candidates.padded`."""
 
 
 class CategoryModel(StepModel, Protocol):
@@ -52,8 +64,11 @@ class Paths:
     ``books``, ``tokens``: int64 ``[B, W, steps]``, the codebook and token of each step that was decided by the model;
     ``steps`` is smaller than M when every path had come down to its items before.
     ``items``: int64 ``[B, W, C]``, items that carry all tokens of the path, 0 fills up; more than one only where codes
-    collide.
+    collide or the model answered.
     ``first_log_probs``: float32 ``[B, M, K]``, what the model held likely before the first token.
+    ``answers``: float32 ``[B, W, C]``, log-probability of each item given the path; None where paths spell all tokens.
+    ``prior``: float32 ``[B, items + 1]``, log-probabilities of all items before the first token; None from a model
+    that has no better idea of them than ``first_log_probs``.
     ``checks``: what CORP saw and dropped, step by step; empty without it.
     """
 
@@ -62,6 +77,8 @@ class Paths:
     tokens: Tensor
     items: Tensor
     first_log_probs: Tensor
+    answers: Tensor | None = None
+    prior: Tensor | None = None
     checks: tuple[PrunedStep, ...] = ()
 
 
@@ -88,7 +105,8 @@ def beam_search(
     generator: torch.Generator | None = None,
     complete: bool = False,
     corp: CorpRule | None = None,
-    absolute: bool = False,
+    gives: str = "logits",
+    steps: int | None = None,
 ) -> Paths:
     """Finds the most probable paths to real items.
 
@@ -102,12 +120,20 @@ def beam_search(
         complete: go all M steps even when every path has come down to a single item; scores are the same.
         corp: prunes by this rule, for which the model must be a `CategoryModel`; a path then goes on to the last step
             that is checked, even when it has come down to a single item.
-        absolute: the model gives log-probabilities over all tokens, which are kept as they are instead of becoming
-            shares of what is feasible; every search is complete then.
+        gives: what the model gives: ``logits``, which become shares of what is feasible; ``log_probs`` over all tokens,
+            which are kept as they are where they are feasible, and every search is complete then; ``shares``,
+            probabilities of what is feasible and 0 for the rest, of which few are turned into logarithms.
+        steps: of a path, fewer than there are codebooks; at the last one an `AnswerModel` decides among the items that
+            are left.
     """
-    complete = complete or absolute
+    assert gives in GIVES
+    complete = complete or gives == "log_probs"
+    steps = min(steps or catalogue.codebooks, catalogue.codebooks)
     first = model.first()
-    first = first + catalogue.used if absolute else feasible_log_softmax(first, catalogue.used)
+    if gives == "log_probs":
+        first = first + catalogue.used
+    elif gives == "logits":
+        first = feasible_log_softmax(first, catalogue.used)
     batch, device = first.shape[0], first.device
     beam = _Beam(
         scores=first.new_zeros(batch, 1),
@@ -116,29 +142,52 @@ def beam_search(
         closed=torch.zeros(batch, 1, catalogue.codebooks, dtype=torch.bool, device=device),
         candidates=None,
     )
+    shares = gives == "shares"
     reflection = Reflection(corp, cast(CategoryModel, model).categories) if corp is not None else None
     log_probs = first
+    answers = None
     for step in range(catalogue.codebooks):
-        books, weights = _choose_books(log_probs, beam.closed, step, order, branch, generator)
-        beam, parents = _extend(beam, log_probs, books, weights, catalogue, width)
+        books, weights = _choose_books(log_probs, shares, beam.closed, step, order, branch, generator)
+        beam, parents = _extend(beam, log_probs, shares, books, weights, catalogue, width)
         candidates = beam.candidates
         assert candidates is not None
         reflects = reflection is not None and reflection.wants(step + 2)
         if step + 1 == catalogue.codebooks or (not complete and not reflects and beam.single()):
             break
-        logits = model.advance(parents, beam.books[..., -1], beam.tokens[..., -1])
+        ends = step + 2 == steps < catalogue.codebooks
+        go_on = cast(AnswerModel, model).answer if ends else model.advance
+        given = go_on(parents, beam.books[..., -1], beam.tokens[..., -1], candidates)
         if reflection is not None and reflects:
             beam.scores = reflection.check(parents, beam.scores, beam.books, beam.tokens, candidates)
-        log_probs = logits.add_(catalogue.feasible(candidates))
-        log_probs = log_probs if absolute else log_softmax_or_never(log_probs)
+        if ends:
+            answers = given
+            break
+        log_probs = given if shares else given.add_(catalogue.feasible(candidates))
+        log_probs = log_softmax_or_never(log_probs) if gives == "logits" else log_probs
     assert beam.candidates is not None
     items = beam.candidates.without(beam.scores.isinf()).padded()
+    if answers is not None:
+        answers = answers[..., : items.shape[-1]]
     checks = tuple(reflection.checks) if reflection is not None else ()
-    return Paths(beam.scores, beam.books, beam.tokens, items, first[:, 0], checks)
+    return Paths(
+        beam.scores, beam.books, beam.tokens, items, first[:, 0].log() if shares else first[:, 0], answers, None, checks
+    )
+
+
+def surest(confidence: Tensor, count: int = 1) -> Tensor:
+    """The codebooks whose best token is most probable: log-probabilities ``[..., M]`` to int64 ``[..., count]``.
+
+    Where one item decides, codebooks often agree but for rounding; of such the first in their own order is taken, so
+    that a path does not depend on who else is in the batch.
+    """
+    # Steps of a ten-thousandth, far above the rounding of float32, and less than half of one by place.
+    places = torch.arange(confidence.shape[-1], device=confidence.device) / (2.0 * confidence.shape[-1])
+    return ((confidence * 1e4).round() - places).topk(count, dim=-1).indices
 
 
 def _choose_books(
     log_probs: Tensor,
+    shares: bool,
     closed: Tensor,
     step: int,
     order: str,
@@ -147,9 +196,10 @@ def _choose_books(
 ) -> tuple[Tensor, Tensor]:
     """Codebooks each path tries next, int64 ``[B, Q, C]``, and the log of their weights, float32 ``[B, Q, C]``."""
     if order == "confidence":
-        confidence = log_probs.amax(-1).masked_fill(closed, NEVER)
-        count = min(branch, closed.shape[-1] - step)
-        best, books = confidence.topk(count, dim=-1)
+        confidence = log_probs.amax(-1)
+        confidence = (confidence.log() if shares else confidence).masked_fill(closed, NEVER)
+        books = surest(confidence, min(branch, closed.shape[-1] - step))
+        best = confidence.gather(-1, books)
         total = best.logsumexp(-1, keepdim=True)
         return books, best - total.masked_fill(total.isinf(), 0.0)
     if order == "random":
@@ -163,6 +213,7 @@ def _choose_books(
 def _extend(
     beam: _Beam,
     log_probs: Tensor,
+    shares: bool,
     books: Tensor,
     weights: Tensor,
     catalogue: Catalogue,
@@ -175,6 +226,7 @@ def _extend(
     row = torch.arange(batch * queries, device=books.device).view(batch, queries, 1) * codebooks + books
     # Whole rows, which are copied faster than single tokens are gathered.
     chosen = log_probs.flatten(0, 2).index_select(0, row.flatten()).view(*books.shape, words)
+    chosen = chosen.log_() if shares else chosen
     scores = (chosen + (beam.scores.unsqueeze(-1) + weights).unsqueeze(-1)).flatten(1)
     scores, flat = scores.topk(min(width, scores.shape[1]), dim=1)
     parents, rest = flat // (branch * words), flat % (branch * words)

@@ -79,13 +79,17 @@ def corp_rule(config: Any) -> CorpRule | None:
     threshold = float(config["corp_threshold"] or 0.0)
     if not config["corp"] or threshold == 0.0:
         return None
-    books, chosen, keep = int(config["codebooks"]), config["corp_steps"], int(config["corp_min_beams"])
+    chosen, keep = config["corp_steps"], int(config["corp_min_beams"])
+    books = min(int(config["codebooks"]), int(config["reasoning_steps"]))
     if books < 2:
-        raise UserError("setting corp is True, but codebooks is 1, so that no step has one before it; set corp: False")
+        raise UserError(
+            "setting corp is True, but codebooks or reasoning_steps is 1, so that no step has one before it; "
+            "set corp: False"
+        )
     steps = tuple(range(2, books + 1)) if chosen == "all" else tuple(sorted(set(chosen)))
     if not steps or steps[-1] > books:
         raise UserError(
-            f"setting corp_steps is {chosen}, but must be all or name steps from 2 to {books}, the number of codebooks"
+            f"setting corp_steps is {chosen}, but must be all or name steps from 2 to {books}, the steps of a path"
         )
     if keep >= int(config["beam_width"]):
         raise UserError(

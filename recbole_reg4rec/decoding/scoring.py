@@ -11,6 +11,8 @@ from recbole_reg4rec.decoding.catalogue import Catalogue
 
 # How far the best item without a path stays below the worst item with one, in nats.
 _GAP = 1.0
+# The same where both are probabilities of items.
+_STEP = 1e-3
 
 
 def parallel_scores(log_probs: Tensor, catalogue: Catalogue) -> Tensor:
@@ -51,7 +53,8 @@ def _reached(paths: Paths, items: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     owner = paths.items.flatten(1)
     users = torch.arange(len(owner), device=owner.device).unsqueeze(1)
-    scores = paths.scores.unsqueeze(-1).expand_as(paths.items).flatten(1)
+    scores = paths.scores.unsqueeze(-1).expand_as(paths.items)
+    scores = (scores if paths.answers is None else scores + paths.answers).flatten(1)
     leads = (owner > 0) & ~scores.isinf()
     # An item has several paths only where a path may branch into several codebooks.
     places, which = torch.unique((users * (items + 1) + owner)[leads], return_inverse=True)
@@ -63,11 +66,15 @@ def _reached(paths: Paths, items: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def item_scores(paths: Paths, catalogue: Catalogue) -> Tensor:
-    """A finite score for every item: first the items that a path leads to, then all others by the parallel score.
+    """A finite score for every item: first the items that a path leads to, then all others by what was known before.
+
+    That is the parallel score or, where the model has probabilities of items, these (`_after_prior`).
 
     Returns:
         float32 ``[B, items + 1]``; the padding item is last.
     """
+    if paths.prior is not None:
+        return _after_prior(paths, paths.prior)
     places, reached, worst = _reached(paths, catalogue.items)
     scores = parallel_scores(paths.first_log_probs, catalogue)
     lowest = scores[:, :1].clone()
@@ -77,4 +84,21 @@ def item_scores(paths: Paths, catalogue: Catalogue) -> Tensor:
     scores.add_(shift)
     scores.view(-1)[places] = reached
     scores[:, :1] = lowest + shift - _GAP
+    return scores
+
+
+def _after_prior(paths: Paths, prior: Tensor) -> Tensor:
+    """As `item_scores`: as many items as there are paths, the best, by their paths; all others by ``prior``.
+
+    Both are log-probabilities, so that the others are lowered only as far as it takes to stay behind.
+    """
+    spelled = path_scores(paths, prior.shape[1] - 1)
+    best = spelled.topk(min(paths.scores.shape[1], spelled.shape[1]), dim=1).values
+    worst = best.masked_fill(best.isinf(), float("inf")).amin(1, keepdim=True)
+    chosen = (spelled >= worst) & ~spelled.isinf()
+    rest = prior.masked_fill(chosen, NEVER)
+    rest[:, 0] = NEVER
+    shift = (worst - _STEP - rest.amax(1, keepdim=True)).clamp(max=0.0)
+    scores = torch.where(chosen, spelled, prior + shift)
+    scores[:, :1] = scores[:, 1:].amin(1, keepdim=True) - _GAP
     return scores

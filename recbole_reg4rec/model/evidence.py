@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.model.history import TokenTable
+from recbole_reg4rec.model.history import ItemVectors, TokenTable
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
 
 # Share of the memory that an item has which nothing points to; keeps its logarithm finite.
@@ -20,16 +20,11 @@ class ItemPath(nn.Module):
 
     def __init__(self, table: TokenTable) -> None:
         super().__init__()
-        self.table = table
         self.identity = nn.Embedding(len(table.rows), table.weight.shape[1], padding_idx=0)
         # A residual: items begin as their tokens say, and nothing depends on how many items there are.
         nn.init.zeros_(self.identity.weight)
+        self.vectors = ItemVectors(table, self.identity)
         self.project = nn.Linear(table.weight.shape[1], table.weight.shape[1])
-
-    def vectors(self) -> Tensor:
-        """The vectors that items are compared by, ``[items + 1, d]``."""
-        every = torch.arange(len(self.table.rows), device=self.identity.weight.device)
-        return self.table.items(every).sum(1) + self.identity.weight
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits of all items: ``[R, d]`` to ``[R, items + 1]``; the padding item never wins."""

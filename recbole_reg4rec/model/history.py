@@ -36,7 +36,43 @@ class TokenTable(nn.Module):
 
     def sums(self, items: Tensor) -> Tensor:
         """Sum of the embeddings of an item's tokens: int64 ``[...]`` to ``[..., d]``; the padding item gives zeros."""
-        return self.items(items).sum(-2)
+        bags = self.rows[items].flatten(0, -2)
+        return F.embedding_bag(bags, self.weight, mode="sum").view(*items.shape, -1) * (items > 0).unsqueeze(-1)
+
+
+class ItemVectors(nn.Module):
+    """What items are compared by: the sum of their tokens' embeddings and, where given, a vector of their own.
+
+    With ``bias``, one a token, there is one more column: the sum of these.
+    """
+
+    def __init__(
+        self, table: TokenTable, identity: nn.Embedding | None = None, bias: nn.Parameter | None = None
+    ) -> None:
+        super().__init__()
+        self.table, self.identity, self.bias = table, identity, bias
+        self._kept: tuple[tuple[object, ...], Tensor] | None = None
+
+    def forward(self) -> Tensor:
+        """``[items + 1, d]``, or ``[items + 1, d + 1]``; kept while no gradient is wanted and no weight changes."""
+        if torch.is_grad_enabled():
+            return self._build()
+        weights = (self.table.weight, self.bias, None if self.identity is None else self.identity.weight)
+        state = tuple(
+            mark for weight in weights if weight is not None for mark in (id(weight), weight._version, weight.device)
+        )
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, self._build()
+        return self._kept[1]
+
+    def _build(self) -> Tensor:
+        weight: Tensor = self.table.weight
+        if self.bias is not None:
+            weight = torch.cat([weight, self.bias.unsqueeze(1)], dim=1)
+        vectors = F.pad(F.embedding_bag(self.table.rows[1:], weight, mode="sum"), (0, 0, 1, 0))
+        if self.identity is None:
+            return vectors
+        return vectors + F.pad(self.identity.weight, (0, vectors.shape[1] - self.identity.weight.shape[1]))
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recbole_reg4rec.model.history import History, TokenTable
+from recbole_reg4rec.model.history import History, ItemVectors, TokenTable
 from recbole_reg4rec.model.layers import DecoderLayer, Dropout, KeyValue, StepCache
 
 
@@ -16,6 +16,12 @@ class Reasoner(nn.Module):
         table: token embeddings, shared with the encoder and, as output weights, with the head.
         categories: number of categories, without the padding; 0 for a model that predicts none.
         start_from_history: add the state behind the last item to ``<BOS>`` (our choice; off: the bare ``<BOS>``).
+        identity: vectors of the items' own, beside their tokens.
+        grounded: states are that behind the last item plus what the decoder corrects, at first nothing (our choice).
+
+    Attributes:
+        vectors: what a projected state and a 1 behind it are compared with, ``[items + 1, d + 1]``: an item's logit is
+            the sum of its tokens' logits, and more where it has a vector of its own.
     """
 
     def __init__(
@@ -29,6 +35,8 @@ class Reasoner(nn.Module):
         dropout: float,
         attention_dropout: float,
         start_from_history: bool,
+        identity: nn.Embedding | None = None,
+        grounded: bool = False,
     ) -> None:
         super().__init__()
         self.table, self.start_from_history = table, start_from_history
@@ -38,8 +46,13 @@ class Reasoner(nn.Module):
         self.layers = nn.ModuleList(
             DecoderLayer(width, heads, inner, dropout, attention_dropout) for _ in range(layers)
         )
+        self.correct = nn.Linear(width, width) if grounded else None
+        if self.correct is not None:
+            nn.init.zeros_(self.correct.weight)
+            nn.init.zeros_(self.correct.bias)
         self.project = nn.Linear(width, width)
         self.bias = nn.Parameter(torch.zeros(len(table.weight)))
+        self.vectors = ItemVectors(table, identity, self.bias)
         self.category = nn.Linear(width, categories + 1) if categories else None
 
     def session(self, history: History, queries: Tensor, mask: Tensor | None, causal: bool) -> ReasoningSession:
@@ -85,6 +98,7 @@ class ReasoningSession:
         self, reasoner: Reasoner, sources: list[KeyValue], queries: Tensor, mask: Tensor | None, causal: bool
     ) -> None:
         self._reasoner, self._sources, self._mask, self._causal = reasoner, sources, mask, causal
+        # The states that the present paths started from, in as many places or in one for all.
         self._queries = queries
         # What the present paths read, line by line.
         self._open_sources = sources
@@ -93,11 +107,12 @@ class ReasoningSession:
     def begin(self) -> Tensor:
         """States at the first step, ``[B, Q, d]``."""
         start = self._reasoner.begin.expand_as(self._queries)
-        return self._step(start + self._queries if self._reasoner.start_from_history else start)
+        # Without dropout: what the history comes to stands here once, not once an item.
+        return self._step(self._reasoner.norm(start + self._queries if self._reasoner.start_from_history else start))
 
     def take(self, embedded: Tensor) -> Tensor:
         """States after every path took a token, whose embeddings are ``[B, Q, d]``."""
-        return self._step(embedded)
+        return self._step(self._reasoner.dropout(self._reasoner.norm(embedded)))
 
     def branch(self, rows: Tensor, mask: Tensor, parents: Tensor | None = None) -> None:
         """Continues with paths of any rows, set side by side anew.
@@ -112,6 +127,8 @@ class ReasoningSession:
             (keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self._sources
         ]
         self._mask, self._causal = mask, False
+        if parents is not None:
+            self._queries = self._queries.flatten(0, 1).index_select(0, parents.flatten()).unflatten(0, parents.shape)
         for number, cache in enumerate(self._caches):
             if cache is not None and parents is not None:
                 picked = (part.flatten(0, 1).index_select(0, parents.flatten()) for part in cache)
@@ -120,6 +137,8 @@ class ReasoningSession:
 
     def follow(self, parents: Tensor) -> None:
         """Continues with copies of the paths ``parents``, int64 ``[B, W]``."""
+        if self._queries.shape[1] > 1:
+            self._queries = self._queries.gather(1, parents.unsqueeze(-1).expand(-1, -1, self._queries.shape[-1]))
         index = parents[:, :, None, None, None]
         for number, cache in enumerate(self._caches):
             if cache is not None:
@@ -127,9 +146,9 @@ class ReasoningSession:
                 self._caches[number] = (keys, values)
 
     def _step(self, x: Tensor) -> Tensor:
-        x = self._reasoner.dropout(self._reasoner.norm(x))
         for number, layer in enumerate(self._reasoner.layers):
             x, self._caches[number] = layer(
                 x, self._caches[number], self._open_sources[number], self._mask, self._causal
             )
-        return x
+        correct = self._reasoner.correct
+        return x if correct is None else self._queries + correct(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor
 from recbole_reg4rec.data.dataset import SEEN
 from recbole_reg4rec.data.repeats import repeat_odds
 from recbole_reg4rec.data.sequences import TARGETS, training_sequences
-from recbole_reg4rec.decoding.beam import ORDERS, Paths, beam_search
-from recbole_reg4rec.decoding.catalogue import Candidates, Catalogue, feasible_log_softmax
+from recbole_reg4rec.decoding.beam import ORDERS, Paths, beam_search, surest
+from recbole_reg4rec.decoding.catalogue import Candidates, Catalogue
 from recbole_reg4rec.decoding.corp import PrunedStep, corp_rule
 from recbole_reg4rec.decoding.scoring import item_scores
 from recbole_reg4rec.errors import UserError
@@ -24,6 +24,7 @@ from recbole_reg4rec.model.history import FORMS, History, HistoryEncoder, TokenT
 from recbole_reg4rec.model.memory import build_memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
 from recbole_reg4rec.model.repeat import Repeat, newest_places
+from recbole_reg4rec.model.scorers import CatalogueScorer, CodebookScorer, TokenScorer, reasoning_steps
 from recbole_reg4rec.model.tokens import ItemTokens
 
 __all__ = ["FORMS", "ORDERS", "REG4Rec"]
@@ -101,6 +102,8 @@ class REG4Rec(SequentialRecommender):
                 tokens.categories,
                 layers=decoder_layers,
                 start_from_history=bool(config["start_from_history"]),
+                identity=identity,
+                grounded=bool(config["grounded"]),
                 **shape,
             )
         elif self.item_path is None:
@@ -108,6 +111,8 @@ class REG4Rec(SequentialRecommender):
         # Alone, the decoder is all there is to train.
         self.reason_share = float(config["reason_share"]) if self.item_path is not None else 1.0
         self.reason_loss = float(config["reason_loss"])
+        self.catalogue_softmax = config["token_softmax"] == "catalogue"
+        self.steps, self.later_steps = reasoning_steps(config), float(config["later_steps"])
         self.training_order = str(config["training_order"])
         self.decoding_order = str(config["decoding_order"])
         self.category_weight = float(config["category_weight"])
@@ -169,32 +174,27 @@ class REG4Rec(SequentialRecommender):
     def _supervise(
         self, reasoner: Reasoner, session: ReasoningSession, trained: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Walks the true path of every target ``[R]``; each step is charged for all codebooks still open.
-
-        The mean over open codebooks, summed over steps, is an unbiased estimate of the negative log-likelihood of the
-        item when every order of codebooks is equally likely.
-        """
+        """Walks the true path of every target ``[R]``; each step is charged for all that is left of the item."""
         codes = self.catalogue.codes[targets]
         count, books = codes.shape
         order = self._given_order(count, codes.device)
         is_open = torch.ones(count, books, dtype=torch.bool, device=codes.device)
         rows = torch.arange(count, device=codes.device)
+        scorer = self.scorer(reasoner)
         hidden = session.begin()
-        feasible: Tensor = self.catalogue.used
         candidates: Candidates | None = None
         token_loss = category_loss = hidden.new_zeros(())
-        for step in range(books):
-            states = hidden[trained]
-            log_probs = feasible_log_softmax(reasoner.token_logits(states).float(), feasible)
-            nll = -log_probs.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
-            token_loss = token_loss + (nll * is_open).sum() / (count * (books - step))
+        for step in range(self.steps):
+            states, last = hidden[trained], step + 1 == self.steps
+            weight = self.later_steps if step > 0 else 1.0
+            token_loss = token_loss + weight * scorer.loss(states, candidates, targets, is_open)
             if self.category_weight > 0:
-                category_loss = category_loss + self.category_loss(states, targets) / books
-            if step + 1 == books:
+                category_loss = category_loss + self.category_loss(states, targets) / self.steps
+            if last:
                 break
             if order is None:
-                confidence = log_probs.detach().amax(-1).masked_fill(~is_open, float("-inf"))
-                book = confidence.argmax(-1)
+                confidence = scorer.log_probs(states.detach(), candidates).detach().amax(-1)
+                book = surest(confidence.masked_fill(~is_open, float("-inf"))).squeeze(-1)
             else:
                 book = order[:, step]
             is_open = is_open.clone()
@@ -204,11 +204,16 @@ class REG4Rec(SequentialRecommender):
                 candidates = self.catalogue.open(book, token)
             else:
                 candidates = self.catalogue.narrow(candidates, book, token)
-            feasible = self.catalogue.feasible(candidates)
             embedded = torch.zeros_like(hidden)
             embedded[trained] = reasoner.table.tokens(book, token).to(hidden.dtype)
             hidden = session.take(embedded)
         return token_loss, self.category_weight * category_loss
+
+    def scorer(self, reasoner: Reasoner) -> TokenScorer:
+        """How this model turns the states of a decoder into probabilities; of its weights as they are now."""
+        if self.catalogue_softmax:
+            return CatalogueScorer(reasoner, self.catalogue)
+        return CodebookScorer(reasoner, self.catalogue)
 
     def _given_order(self, count: int, device: torch.device) -> Tensor | None:
         """The codebook of every step, int64 ``[R, M]``; None when the model chooses (CRSS)."""
@@ -265,8 +270,9 @@ class REG4Rec(SequentialRecommender):
     def _reason(self, history: History, last: Tensor, lengths: Tensor, complete: bool = False) -> Paths:
         session = self._session(history, last, lengths)
         generator = torch.Generator().manual_seed(self._seed)
-        return beam_search(
-            _Steps(self.decoder, session),
+        model = _Steps(self.decoder, session, self.scorer(self.decoder))
+        paths = beam_search(
+            model,
             self.catalogue,
             self.beam_width,
             order=self.decoding_order,
@@ -274,7 +280,10 @@ class REG4Rec(SequentialRecommender):
             generator=generator,
             complete=complete,
             corp=self.corp,
+            gives="shares" if self.catalogue_softmax else "logits",
+            steps=self.steps,
         )
+        return replace(paths, prior=model.prior)
 
     def evidence(self, interaction: Interaction) -> dict[str, Tensor]:
         """Each kind of evidence that is on and has a weight, before it, float32 ``[B, items + 1]``."""
@@ -317,21 +326,38 @@ class REG4Rec(SequentialRecommender):
 
 
 class _Steps:
-    """Shows a reasoning session to beam search as logits, and to CORP as categories."""
+    """Shows a reasoning session to beam search as shares or logits of tokens, and to CORP as categories.
+
+    ``prior``: float32 ``[B, items + 1]`` after `first`, None where the scorer knows no items.
+    """
 
     _states: Tensor
 
-    def __init__(self, reasoner: Reasoner, session: ReasoningSession) -> None:
-        self._reasoner, self._session = reasoner, session
+    def __init__(self, reasoner: Reasoner, session: ReasoningSession, scorer: TokenScorer) -> None:
+        self._reasoner, self._session, self._scorer = reasoner, session, scorer
+        self.prior: Tensor | None = None
 
     def first(self) -> Tensor:
         self._states = self._session.begin()
+        if isinstance(self._scorer, CatalogueScorer):
+            self.prior = self._scorer.item_log_probs(self._states[:, 0])
+            return self._scorer.token_shares(self.prior).unsqueeze(1)
         return self._reasoner.token_logits(self._states).float()
 
-    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor) -> Tensor:
+    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor:
+        self._go_on(parents, books, tokens)
+        if isinstance(self._scorer, CatalogueScorer):
+            return self._scorer.shares_after(self._states, candidates)
+        return self._reasoner.token_logits(self._states).float()
+
+    def answer(self, parents: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor:
+        assert isinstance(self._scorer, CatalogueScorer), "the others spell all tokens"
+        self._go_on(parents, books, tokens)
+        return self._scorer.answer(self._states, candidates)
+
+    def _go_on(self, parents: Tensor, books: Tensor, tokens: Tensor) -> None:
         self._session.follow(parents)
         self._states = self._session.take(self._reasoner.table.tokens(books, tokens))
-        return self._reasoner.token_logits(self._states).float()
 
     def categories(self) -> Tensor:
         return self._reasoner.category_logits(self._states).float().log_softmax(-1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Logits held at a time, about 6 MB: what a processor's cache may hold beside the operands.
-_BUFFER = 1_500_000
+BUFFER = 1_500_000
 
 
 def catalogue_cross_entropy(
@@ -23,7 +23,7 @@ def catalogue_cross_entropy(
     targets: Tensor,
     extra: tuple[Tensor, Tensor, Tensor] | None = None,
     padding: bool = False,
-    buffer: int = _BUFFER,
+    buffer: int = BUFFER,
 ) -> Tensor:
     """Mean of ``-log softmax(states @ items.T + extra)[target]``; scalar, nats.
 

@@ -101,7 +101,7 @@ class TIGER(WholeSequenceRecommender):
             self.catalogue,
             self.beam_width,
             order="fixed",
-            absolute=not self.feasible_softmax,
+            gives="logits" if self.feasible_softmax else "log_probs",
         )
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
@@ -118,7 +118,7 @@ class _Spelling:
     def first(self) -> Tensor:
         return self._logits(self._session.begin())
 
-    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor) -> Tensor:
+    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor:
         self._session.follow(parents)
         return self._logits(self._session.take(self._reasoner.table.tokens(books, tokens)))
 

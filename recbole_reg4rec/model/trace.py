@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recbole_reg4rec.decoding.catalogue import Candidates, feasible_log_softmax
+from recbole_reg4rec.decoding.catalogue import Candidates
 from recbole_reg4rec.decoding.corp import agreement
 from recbole_reg4rec.model.reg4rec import REG4Rec
 
@@ -47,7 +47,7 @@ def trace_paths(model: REG4Rec, items: Tensor, books: Tensor, tokens: Tensor) ->
     hidden = session.begin()
     session.follow(torch.zeros(1, len(books), dtype=torch.int64, device=books.device))
     hidden = hidden.expand(-1, len(books), -1)
-    feasible: Tensor = catalogue.used
+    scorer = model.scorer(reasoner)
     candidates: Candidates | None = None
     total: Tensor | None = None
     columns: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
@@ -61,11 +61,10 @@ def trace_paths(model: REG4Rec, items: Tensor, books: Tensor, tokens: Tensor) ->
         if step == books.shape[1]:
             columns.append((torch.zeros_like(chance), category, chance, agreed, before))
             break
-        log_probs = feasible_log_softmax(reasoner.token_logits(hidden[0]).float(), feasible)
+        log_probs = scorer.log_probs(hidden[0], candidates)
         book, token = books[:, step], tokens[:, step]
         chosen = log_probs[torch.arange(len(books), device=books.device), book, token].exp()
         columns.append((chosen, category, chance, agreed, before))
         candidates = catalogue.open(book, token) if candidates is None else catalogue.narrow(candidates, book, token)
-        feasible = catalogue.feasible(candidates)
         hidden = session.take(reasoner.table.tokens(book, token).unsqueeze(0))
     return Trace(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))

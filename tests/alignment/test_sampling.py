@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -32,6 +34,17 @@ def make(toy_data):
     return build
 
 
+def token_logits(model, hidden: Tensor, alive: Tensor) -> Tensor:
+    """``[M, K]``: logits whose softmax over what is feasible is the model's, by the definition of its setting."""
+    logits, codes = model.reasoner.token_logits(hidden), model.catalogue.codes
+    if not model.catalogue_softmax:
+        return logits
+    own = logits[torch.arange(codes.shape[1]), codes[alive]].sum(1).exp()
+    return torch.stack(
+        [torch.zeros(logits.shape[1]).index_add(0, codes[alive, book], own) for book in range(codes.shape[1])]
+    ).log()
+
+
 def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: str):
     """Log-probability, codebooks and categories of an item's path for one history, by the definition."""
     codes, members, reasoner = model.catalogue.codes, model.members, model.reasoner
@@ -49,10 +62,13 @@ def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: 
         return int(mine[logits[mine].argmax()])
 
     while open_books:
-        logits = reasoner.token_logits(hidden)
+        logits = token_logits(model, hidden, alive)
         words = {book: codes[alive, book].unique() for book in open_books}
         sure = {book: logits[book, words[book]].softmax(-1).max().item() for book in open_books}
-        book = max(open_books, key=lambda b: sure[b]) if order == "confidence" else open_books[0]
+        # Where one item decides, several codebooks are as sure but for rounding.
+        best = max(round(math.log(sure[b]), 4) for b in open_books)
+        surest = [b for b in open_books if round(math.log(sure[b]), 4) == best]
+        book = surest[0] if order == "confidence" else open_books[0]
         token = int(codes[wanted, book])
         log_probs = (logits[book, words[book]] / temperature).log_softmax(-1)
         total = total + log_probs[words[book].tolist().index(token)]
@@ -69,14 +85,22 @@ def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: 
 
 
 @pytest.mark.parametrize("order", ["confidence", "fixed"])
-@pytest.mark.parametrize("settings", [{}, {"history_form": "flat"}, {"n_layers": 4, "start_from_history": False}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"token_softmax": "codebook"},
+        {"history_form": "flat"},
+        {"n_layers": 4, "start_from_history": False, "token_softmax": "codebook"},
+    ],
+)
 def test_sampled_paths_equal_paths_walked_alone(make, settings, order):
     model, items, trained = make(**settings)
-    sampler = Sampler(model.catalogue, model.members, order, temperature=1.3)
+    sampler = Sampler(model.catalogue, model.members, model.scorer, order, temperature=1.3)
     torch.manual_seed(0)
     groups = sampler.sample(model.reasoner, model.encoder(items), trained, 6)
     log_probs = groups.path_log_probs(groups.walk)
-    again = replay(model.reasoner, model.encoder(items), groups.levels, 1.3)
+    again = replay(model.reasoner, model.scorer(model.reasoner), model.encoder(items), groups.levels, 1.3)
     assert torch.allclose(groups.path_log_probs(again), log_probs, atol=1e-5)
     assert len(set(groups.items.flatten().tolist())) >= 3, "otherwise little is compared"
     for group, (row, place) in enumerate(trained.nonzero().tolist()):
@@ -94,7 +118,7 @@ def test_sampled_paths_equal_paths_walked_alone(make, settings, order):
 def test_all_paths_together_have_probability_one_and_draws_follow_it(make, order):
     model, items, trained = make()
     contexts, draws = int(trained.sum()), 4000
-    sampler = Sampler(model.catalogue, model.members, order, categories=False)
+    sampler = Sampler(model.catalogue, model.members, model.scorer, order, categories=False)
     every = torch.arange(1, ITEMS + 1).expand(contexts, -1)
     torch.manual_seed(1)
     groups = sampler.sample(model.reasoner, model.encoder(items), trained, draws, every)
@@ -111,7 +135,7 @@ def test_the_estimate_over_all_paths_is_the_exact_policy_gradient(make):
     """Each path weighted by its probability, the objective's gradient is that of the expected reward."""
     model, items, trained = make()
     contexts = int(trained.sum())
-    sampler = Sampler(model.catalogue, model.members)
+    sampler = Sampler(model.catalogue, model.members, model.scorer)
     every = torch.arange(1, ITEMS + 1).expand(contexts, -1)
     reward = torch.randn(contexts, ITEMS, generator=torch.Generator().manual_seed(5))
     groups = sampler.sample(model.reasoner, model.encoder(items), trained, 0, every)
@@ -137,7 +161,7 @@ def test_a_temperature_spreads_draws(make):
     model, items, trained = make()
     kinds = []
     for temperature in (0.05, 1.0, 20.0):
-        sampler = Sampler(model.catalogue, model.members, temperature=temperature)
+        sampler = Sampler(model.catalogue, model.members, model.scorer, temperature=temperature)
         torch.manual_seed(2)
         groups = sampler.sample(model.reasoner, model.encoder(items), trained, 64)
         kinds.append(sum(len(set(row.tolist())) for row in groups.items))
@@ -146,11 +170,11 @@ def test_a_temperature_spreads_draws(make):
 
 def test_the_subtree_of_some_paths_gives_them_the_same_probability(make):
     model, items, trained = make()
-    sampler = Sampler(model.catalogue, model.members)
+    sampler = Sampler(model.catalogue, model.members, model.scorer)
     torch.manual_seed(4)
     groups = sampler.sample(model.reasoner, model.encoder(items), trained, 8)
     levels, kept = groups.subtree(2)
-    walk = replay(model.reasoner, model.encoder(items), levels, 1.0)
+    walk = replay(model.reasoner, model.scorer(model.reasoner), model.encoder(items), levels, 1.0)
     whole = groups.path_log_probs(groups.walk)
     part = torch.zeros(whole.numel())
     for level, nodes, log_probs, original in zip(levels, kept, walk.log_probs, groups.walk.log_probs, strict=True):
@@ -163,7 +187,7 @@ def test_the_subtree_of_some_paths_gives_them_the_same_probability(make):
 
 def test_items_that_share_a_tuple_end_at_the_last_step(make):
     model, items, trained = make(codebooks=1, codebook_size=2)
-    sampler = Sampler(model.catalogue, model.members)
+    sampler = Sampler(model.catalogue, model.members, model.scorer)
     groups = sampler.sample(model.reasoner, model.encoder(items), trained, 4)
     assert len(groups.levels) == 1 and (groups.items > 0).all()
     assert torch.equal(model.catalogue.codes[groups.items], groups.tokens)

@@ -13,7 +13,7 @@ from recbole.utils import ModelType, argument_list
 from recbole_reg4rec.config import Reg4RecConfig, resolved_settings
 from recbole_reg4rec.config import config as config_module
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.model.sasrec_whole import SASRecWhole
+from recbole_reg4rec.model.recbole_whole import SASRecWhole
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recbole_reg4rec.decoding.beam import beam_search
-from recbole_reg4rec.decoding.catalogue import Catalogue
+from recbole_reg4rec.decoding.catalogue import Candidates, Catalogue
 from recbole_reg4rec.decoding.scoring import item_scores, parallel_scores, path_scores
 
 BOOKS, WORDS, ITEMS = 3, 4, 24
@@ -36,7 +36,7 @@ class ToyModel:
     def first(self) -> Tensor:
         return torch.stack([self.logits(user, ()) for user in self.users]).unsqueeze(1)
 
-    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor) -> Tensor:
+    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor:
         self.paths = [
             [
                 (*self.paths[row][int(parents[row, w])], (int(books[row, w]), int(tokens[row, w])))

@@ -11,7 +11,7 @@ from test_beam import BOOKS, ITEMS, WORDS, ToyModel, unique_codes
 from torch import Tensor
 
 from recbole_reg4rec.decoding.beam import Paths, beam_search
-from recbole_reg4rec.decoding.catalogue import Catalogue
+from recbole_reg4rec.decoding.catalogue import Candidates, Catalogue
 from recbole_reg4rec.decoding.corp import CorpRule, PruningStatistics, agreement, corp_rule, prune
 from recbole_reg4rec.decoding.scoring import item_scores, parallel_scores, path_scores
 from recbole_reg4rec.errors import UserError
@@ -127,7 +127,7 @@ def test_a_path_that_turns_to_another_category_is_dropped_and_its_items_fall_bac
             self.now = torch.tensor([[same]])
             return torch.tensor([[[[1.0, 2.0], [0.0, 0.0]]]])
 
-        def advance(self, parents: Tensor, books: Tensor, tokens: Tensor) -> Tensor:
+        def advance(self, parents: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor:
             assert books.eq(0).all()
             self.now = torch.where(tokens[..., None] == 1, torch.tensor(other), torch.tensor(same))
             return torch.tensor([0.0, 1.0]).repeat(1, tokens.shape[1], 2, 1)
@@ -225,8 +225,8 @@ def test_categories_are_asked_for_only_up_to_the_last_check() -> None:
 
 
 def settings(**given: Any) -> dict[str, Any]:
-    base = {"corp": True, "corp_threshold": 0.2, "corp_steps": "all", "corp_min_beams": 5, "codebooks": 4}
-    return {**base, "beam_width": 20, "category_weight": 0.1, **given}
+    base = {"corp": True, "corp_threshold": 0.2, "corp_steps": "all", "corp_min_beams": 5, "beam_width": 20}
+    return {**base, "codebooks": 4, "reasoning_steps": 4, "category_weight": 0.1, **given}
 
 
 def test_settings_become_a_rule() -> None:

@@ -25,7 +25,7 @@ def test_item_path_begins_as_the_tokens_say_and_never_recommends_padding() -> No
     log_probs = path.log_probs(states)
     assert torch.allclose(log_probs.exp().sum(1), torch.ones(5), atol=1e-5)
     assert float(log_probs[:, 0].detach().max()) < -1000
-    tokens = path.table.weight[[1, 4 + 2]].sum(0)
+    tokens = path.vectors.table.weight[[1, 4 + 2]].sum(0)
     assert torch.allclose(path.logits(states)[:, 1], path.project(states) @ tokens, atol=1e-5)
     targets = torch.tensor([1, 2, 3, 1, 2])
     assert torch.allclose(path.loss(states, targets), -log_probs.gather(1, targets[:, None]).mean(), atol=1e-5)

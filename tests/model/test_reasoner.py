@@ -5,19 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_reg4rec.model.history import HistoryEncoder, TokenTable
+from recbole_reg4rec.model.history import HistoryEncoder, ItemVectors, TokenTable
 from recbole_reg4rec.model.reasoner import Reasoner
 
 CODES = torch.tensor([[0, 0], [1, 2], [3, 2], [0, 3], [2, 2]])
 SIZES = {"width": 8, "heads": 2, "inner": 16, "dropout": 0.0, "attention_dropout": 0.0}
 
 
-@pytest.fixture(params=[True, False])
+@pytest.fixture(params=[(True, False), (False, False), (True, True), (False, True)])
 def parts(request: pytest.FixtureRequest) -> tuple[HistoryEncoder, Reasoner]:
     torch.manual_seed(0)
     table = TokenTable(CODES, 4, 8)
     encoder = HistoryEncoder(table, "fused", 5, layers=1, **SIZES)
-    reasoner = Reasoner(table, categories=3, layers=2, start_from_history=request.param, **SIZES)
+    start, grounded = request.param
+    reasoner = Reasoner(table, categories=3, layers=2, start_from_history=start, grounded=grounded, **SIZES)
+    if reasoner.correct is not None:
+        torch.nn.init.normal_(reasoner.correct.weight)
     return encoder.eval(), reasoner.eval()
 
 
@@ -71,3 +74,43 @@ def test_heads_have_the_shapes_they_say(parts: tuple[HistoryEncoder, Reasoner]) 
     categories = reasoner.category_logits(hidden)
     assert categories.shape == (6, 5, 4)
     assert (categories.argmax(-1) > 0).all()
+
+
+def test_a_grounded_decoder_begins_by_correcting_nothing() -> None:
+    torch.manual_seed(0)
+    table = TokenTable(CODES, 4, 8)
+    encoder = HistoryEncoder(table, "fused", 5, layers=1, **SIZES)
+    reasoner = Reasoner(table, categories=3, layers=1, start_from_history=True, grounded=True, **SIZES)
+    items, path = torch.tensor([[1, 2, 3]]), [(0, 1), (1, 2)]
+    assert torch.equal(walk((encoder, reasoner), items, path), encoder(items).last[0, -1])
+    assert reasoner.correct is not None
+    (walk((encoder, reasoner), items, path) ** 2).sum().backward()
+    assert reasoner.correct.weight.grad is not None and reasoner.correct.weight.grad.abs().sum() > 0
+
+
+def test_items_are_compared_by_the_sum_of_their_tokens_logits() -> None:
+    torch.manual_seed(0)
+    table, identity = TokenTable(CODES, 4, 8), torch.nn.Embedding(5, 8, padding_idx=0)
+    reasoner = Reasoner(table, 0, layers=1, start_from_history=True, identity=identity, **SIZES)
+    with torch.no_grad():
+        reasoner.bias.normal_()
+        hidden = torch.randn(6, 8)
+        logits = torch.cat([reasoner.project(hidden), torch.ones(6, 1)], dim=1) @ reasoner.vectors().T
+        tokens = reasoner.token_logits(hidden)[:, torch.arange(2), CODES[1:]].sum(-1)
+        expected = tokens + reasoner.project(hidden) @ identity.weight[1:].T
+        assert torch.allclose(logits[:, 1:], expected, atol=1e-5)
+        assert (logits[:, 0] == 0).all()
+
+
+def test_item_vectors_are_made_anew_when_a_weight_changes() -> None:
+    table = TokenTable(CODES, 4, 8)
+    vectors = ItemVectors(table)
+    with torch.no_grad():
+        first = vectors()
+        assert vectors() is first
+        table.weight.add_(1.0)
+        second = vectors()
+        assert torch.allclose(second[1:], first[1:] + 2.0, atol=1e-6) and (second[0] == 0).all()
+        table.load_state_dict({"weight": torch.zeros(8, 8)})
+        assert (vectors() == 0).all()
+    assert vectors() is not vectors(), "with a gradient nothing is kept"

@@ -31,11 +31,16 @@ def test_mixed_precision_trains_and_stays_near_full_precision(toy_data: Any, for
 
 
 @pytest.mark.parametrize("order", ["confidence", "random", "fixed"])
-def test_an_untrained_model_is_as_unsure_as_the_catalogue_is_large(toy_data: Any, order: str) -> None:
-    toy = toy_data(training_order=order, category_weight=0.0, hidden_dropout_prob=0.0)
+@pytest.mark.parametrize(("kind", "later"), [("codebook", 1.0), ("catalogue", 0.0)])
+def test_an_untrained_model_is_as_unsure_as_the_catalogue_is_large(
+    toy_data: Any, order: str, kind: str, later: float
+) -> None:
+    settings = {"training_order": order, "token_softmax": kind, "later_steps": later, "category_weight": 0.0}
+    toy = toy_data(hidden_dropout_prob=0.0, grounded=kind == "catalogue", **settings)
     losses = toy.model.eval().calculate_loss(next(iter(toy.data.train)))
-    # Near-uniform tokens over what is feasible cost about log(items) nats a target, in any order.
-    assert float(losses[0].detach()) == pytest.approx(math.log(12), abs=0.8)
+    # Near-uniform tokens over what is feasible cost about log(items) nats a target, in any order; so does the item at
+    # the first step.
+    assert float(losses[0].detach()) == pytest.approx(math.log(12), abs=0.9)
     assert float(losses[1].detach()) == 0.0
 
 
@@ -53,12 +58,13 @@ def _scores(toy: Any) -> Any:
 
 
 def test_corp_changes_nothing_when_off_or_at_threshold_zero(toy_data: Any) -> None:
-    plain, none = _scores(toy_data(codebooks=3, codebook_size=3))
+    plain, none = _scores(toy_data(codebooks=3, codebook_size=3, grounded=False))
     assert none == ()
     for settings in ({"corp": False, "corp_threshold": 1.0}, {"corp": True, "corp_threshold": 0.0}):
-        scores, checks = _scores(toy_data(codebooks=3, codebook_size=3, **settings))
+        scores, checks = _scores(toy_data(codebooks=3, codebook_size=3, grounded=False, **settings))
         assert torch.equal(scores, plain) and checks == ()
-    scores, checks = _scores(toy_data(codebooks=3, codebook_size=3, corp=True, corp_threshold=0.999, corp_min_beams=1))
+    pruning = {"corp": True, "corp_threshold": 0.999, "corp_min_beams": 1}
+    scores, checks = _scores(toy_data(codebooks=3, codebook_size=3, grounded=False, **pruning))
     assert not torch.equal(scores, plain)
     assert [check.step for check in checks] == [2, 3] and any(bool(check.pruned.any()) for check in checks)
     assert scores.isfinite().all()

@@ -13,7 +13,8 @@ from recbole_reg4rec.model.trace import trace_paths
 @pytest.fixture
 def searched(toy_data: Any) -> Any:
     """A model of three codebooks, histories, and its complete search with every check."""
-    toy = toy_data(codebooks=3, codebook_size=3, corp=True, corp_threshold=0.999, corp_min_beams=2, beam_width=6)
+    pruning = {"corp": True, "corp_threshold": 0.999, "corp_min_beams": 2, "grounded": False}
+    toy = toy_data(codebooks=3, codebook_size=3, beam_width=6, **pruning)
     model = toy.model.eval()
     with torch.no_grad():
         model.reasoner.category.weight.mul_(20.0)  # untrained, all steps would agree

@@ -32,11 +32,11 @@ def test_settings_come_from_the_checkpoint(toy: Any) -> None:
 
 
 def test_without_a_file_the_settings_lead_to_the_checkpoint(shared_toy: Any) -> None:
-    asked = load_trained("toy", config_dict=shared_toy.settings(corp=True, beam_width=7))
+    asked = load_trained("toy", config_dict=shared_toy.settings(grounded=False, corp=True, beam_width=7))
     assert asked.checkpoint == Path(checkpoint(shared_toy))
     assert asked.model.beam_width == 7 and asked.model.corp is not None
     with pytest.raises(UserError, match="does not exist; train first"):
-        load_trained("toy", config_dict=shared_toy.settings(hidden_size=32))
+        load_trained("toy", config_dict=shared_toy.settings(grounded=False, hidden_size=32))
 
 
 def test_how_it_is_asked_may_differ_from_training(shared_toy: Any, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_refused(toy: Any) -> None:
 
 def test_runs_record_what_corp_dropped(toy: Any, shared_toy: Any) -> None:
     assert shared_toy.record["corp"] == {}
-    record = toy.run(corp=True, corp_threshold=0.95, corp_min_beams=2)
+    record = toy.run(corp=True, corp_threshold=0.95, corp_min_beams=2, grounded=False)
     for part in ("valid", "test"):
         found = record["corp"][part]
         assert found["users"] == 60 and list(found["steps"]) == ["2", "3"]

@@ -1,8 +1,9 @@
 """Floating-point operations that REG4Rec cannot do without, counted from its shapes.
 
 A multiplication with its addition counts as two. Only matrix products and attention count; norms, softmax, sorting and
-looking things up do not, nor does padding. Where the network need not look at something (codebooks that are closed,
-items behind the present one), that does not count either, whether or not the code computes it.
+looking things up do not, nor do padding and the comparison with the few items that are left of a path. Where the
+network need not look at something (codebooks that are closed, items behind the present one), that does not count
+either, whether or not the code computes it.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ _WITH_GRADIENT = 3
 class Shapes:
     """``width`` d, ``inner``: of the feed-forward layers. ``encoder_layers``, ``decoder_layers``: numbers of layers.
 
-    ``books`` M, ``codewords`` K, ``categories``: outputs of the heads, 0 where a head is off. ``items``: rows of the
-    full softmax, 0 without. ``beam``: paths kept a step, 0 without a search. ``looks_at_categories``: in decoding.
-    ``states``: states an item has in the encoder. ``read``: mean number of items that a trained position reads;
-    ``positions``: positions encoded for each that is trained; ``history``: mean items a user has in evaluation.
+    ``books`` M, ``codewords`` K, ``categories``: outputs of the heads, 0 where a head is off. ``steps``: of a path.
+    ``items``: rows of the item path's full softmax, ``first_items``: of that of the first step, 0 without.
+    ``beam``: paths kept a step, 0 without a search. ``looks_at_categories``: in decoding. ``states``: states an item
+    has in the encoder. ``read``: mean number of items that a trained position reads; ``positions``: positions encoded
+    for each that is trained; ``history``: mean items a user has in evaluation.
     """
 
     width: int
@@ -35,7 +37,9 @@ class Shapes:
     books: int
     codewords: int
     categories: int
+    steps: int
     items: int
+    first_items: int
     beam: int
     looks_at_categories: bool
     states: int
@@ -68,6 +72,8 @@ def shapes_of(model: Any, config: Any, data: Any) -> Shapes | None:
         books=table.codebooks if reasoner is not None else 0,
         codewords=table.codewords,
         categories=model.decoder.category.out_features if has_categories and model.decoder.category else 0,
+        steps=model.steps if reasoner is not None else 0,
+        first_items=model.catalogue.items if reasoner is not None and model.catalogue_softmax else 0,
         items=model.catalogue.items if model.item_path is not None else 0,
         beam=model.beam_width if reasoner is not None and model.weights.reason > 0 else 0,
         looks_at_categories=model.corp is not None,
@@ -81,22 +87,22 @@ def shapes_of(model: Any, config: Any, data: Any) -> Shapes | None:
 def training_operations(shapes: Shapes) -> float:
     """Operations a trained target, stage 1, forward and backward."""
     one = shapes.positions * _encoded_item(shapes, shapes.read)
-    for step in range(shapes.books):
+    for step in range(shapes.steps):
         one += _decoder_step(shapes, step, shapes.read) + _token_head(shapes, step)
         one += 2 * shapes.width * shapes.categories
-    return _WITH_GRADIENT * (one + _softmax(shapes))
+    return _WITH_GRADIENT * (one + _softmax(shapes, shapes.items))
 
 
 def decoding_operations(shapes: Shapes) -> float:
     """Operations a user whose items are all ranked, every step of the search included."""
     total = shapes.history * _encoded_item(shapes, (shapes.history + 1) / 2)
-    for step in range(shapes.books if shapes.beam else 0):
+    for step in range(shapes.steps if shapes.beam else 0):
         # So many prefixes of a path there are at most.
         paths = min(shapes.beam, shapes.codewords**step)
         total += paths * (_decoder_step(shapes, step, shapes.history) + _token_head(shapes, step))
         if shapes.looks_at_categories:
             total += paths * 2 * shapes.width * shapes.categories
-    return total + _softmax(shapes)
+    return total + _softmax(shapes, shapes.items)
 
 
 def _encoded_item(shapes: Shapes, read: float) -> float:
@@ -118,9 +124,11 @@ def _decoder_step(shapes: Shapes, step: int, read: float) -> float:
 
 
 def _token_head(shapes: Shapes, step: int) -> float:
-    """Tokens of the codebooks that are still open."""
+    """Tokens of the codebooks that are still open, or at the first step all items where tokens are totals of these."""
+    if shapes.first_items:
+        return 2 * shapes.width**2 + (0 if step else 2 * (shapes.width + 1) * shapes.first_items)
     return 2 * shapes.width**2 + 2 * shapes.width * shapes.codewords * (shapes.books - step)
 
 
-def _softmax(shapes: Shapes) -> float:
-    return 2 * shapes.width**2 + 2 * shapes.width * shapes.items if shapes.items else 0.0
+def _softmax(shapes: Shapes, items: int) -> float:
+    return 2 * shapes.width**2 + 2 * shapes.width * items if items else 0.0

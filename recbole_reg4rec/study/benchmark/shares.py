@@ -19,6 +19,7 @@ from recbole_reg4rec.model.memory import Memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
 from recbole_reg4rec.model.reg4rec import REG4Rec
 from recbole_reg4rec.model.repeat import Repeat
+from recbole_reg4rec.model.scorers import CatalogueScorer
 
 # By part of decoding: functions none of which calls another of the same part.
 PARTS: dict[str, tuple[Callable[..., object], ...]] = {
@@ -29,7 +30,13 @@ PARTS: dict[str, tuple[Callable[..., object], ...]] = {
     "feasible": (Catalogue.feasible,),
     "corp": (Reflection.__init__, Reflection.check),
     "decoder": (ReasoningSession.begin, ReasoningSession.take, ReasoningSession.follow),
-    "token head": (Reasoner.token_logits,),
+    "token head": (
+        Reasoner.token_logits,
+        CatalogueScorer.item_log_probs,
+        CatalogueScorer.token_shares,
+        CatalogueScorer.shares_after,
+        CatalogueScorer.answer,
+    ),
     "item path": (ItemPath.log_probs,),
     "memory": (Memory.forward,),
     "repeat": (Repeat.scores,),

@@ -18,7 +18,9 @@ TINY = {
     "books": 2,
     "codewords": 4,
     "categories": 5,
+    "steps": 2,
     "items": 6,
+    "first_items": 0,
     "beam": 3,
     "looks_at_categories": True,
     "states": 1,
@@ -35,17 +37,27 @@ def test_counted_by_hand():
     assert training_operations(Shapes(**TINY)) == training == 1200
     decoding = 2 * (68 + 16) + (72 + 40 + 20) + 3 * (104 + 24 + 20) + 32
     assert decoding_operations(Shapes(**TINY)) == decoding == 776
+    # Tokens as totals of items: the first step compares with 7 items and a bias, later ones with few.
+    totals = Shapes(**{**TINY, "first_items": 7})
+    assert training_operations(totals) == 1200 + 3 * ((2 * 3 * 7 - 32) - 16)
+    assert decoding_operations(totals) == 776 + (2 * 3 * 7 - 32) - 3 * 16
 
 
 def test_what_is_off_costs_nothing():
-    alone = Shapes(**{**TINY, "decoder_layers": 0, "books": 0, "categories": 0, "beam": 0})
+    alone = Shapes(**{**TINY, "decoder_layers": 0, "books": 0, "steps": 0, "categories": 0, "beam": 0})
     assert training_operations(alone) == 3 * (72 + 32)
     assert decoding_operations(alone) == 2 * 68 + 32
     assert training_operations(Shapes(**{**TINY, "positions": 2.0})) == 1200 + 3 * 88
 
 
 @pytest.mark.parametrize(
-    ("form", "settings"), [("fused", {}), ("flat", {}), ("fused", {"item_path": True, "n_layers": 4})]
+    ("form", "settings"),
+    [
+        ("fused", {}),
+        ("fused", {"token_softmax": "codebook"}),
+        ("flat", {"token_softmax": "codebook"}),
+        ("fused", {"item_path": True, "n_layers": 4}),
+    ],
 )
 def test_no_more_than_torch_counts(toy_data, form, settings):
     """torch counts what is computed; that is more: future positions, closed codebooks, the last item's code."""

@@ -1,0 +1,82 @@
+"""Tokens whose probability is the total of the items that carry them (our choice).
+
+As in `softmax`, the logits of a whole catalogue go through one small buffer, here once more for the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from recbole_reg4rec.model.softmax import BUFFER
+
+
+def book_marginals(
+    states: Tensor, items: Tensor, codes: Tensor, books: Tensor, codewords: int, buffer: int = BUFFER
+) -> Tensor:
+    """``log sum_{i carries k} softmax(states @ items.T)[i]``, for the tokens k of one codebook a row: ``[R, K]``.
+
+    Tokens that no item carries get what is smallest, and no gradient.
+
+    Args:
+        states: float32 ``[R, d]``.
+        items: float32 ``[items + 1, d]``; the padding item 0 takes no part.
+        codes: int64 ``[items + 1, M]``.
+        books: int64 ``[R]``.
+        codewords: K.
+        buffer: logits held at a time.
+    """
+    return _BookMarginals.apply(states, items, codes, books, codewords, buffer)
+
+
+class _BookMarginals(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, states: Tensor, items: Tensor, codes: Tensor, books: Tensor, codewords: int, buffer: int
+    ) -> Tensor:
+        found = states.new_zeros(len(states), codewords)
+        ctx.step = max(1, buffer // len(items))
+        for here, shares in _all_shares(states, items, ctx.step):
+            for book, rows in _by_book(books[here]):
+                part = shares.index_select(0, rows)
+                found[here][rows] = found.new_zeros(len(rows), codewords).index_add_(1, codes[:, book], part)
+        log_shares = found.clamp_(min=torch.finfo(torch.float32).tiny).log_()
+        ctx.save_for_backward(states, items, codes, books, log_shares)
+        return log_shares
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        states, items, codes, books, log_shares = ctx.saved_tensors
+        # -inf in a loss' gradient would be multiplied by shares of 0.
+        known = log_shares > log_shares.new_tensor(torch.finfo(torch.float32).tiny).log() + 1.0
+        grad = torch.where(known, grad, torch.zeros_like(grad))
+        pull = torch.where(known, grad / log_shares.exp(), torch.zeros_like(grad))
+        spread = grad.sum(1, keepdim=True)
+        state_grad, item_grad = torch.empty_like(states), torch.zeros_like(items)
+        for here, shares in _all_shares(states, items, ctx.step):
+            factors = torch.empty_like(shares)
+            for book, rows in _by_book(books[here]):
+                factors[rows] = pull[here].index_select(0, rows).index_select(1, codes[:, book]) - spread[here][rows]
+            shares.mul_(factors)
+            torch.mm(shares, items, out=state_grad[here])
+            item_grad.addmm_(shares.T, states[here])
+        return state_grad, item_grad, None, None, None, None
+
+
+def _all_shares(states: Tensor, items: Tensor, step: int) -> Iterator[tuple[slice, Tensor]]:
+    """``softmax(states @ items.T)``, ``step`` rows at a time, without the padding item."""
+    for begin in range(0, len(states), step):
+        here = slice(begin, begin + step)
+        logits = states[here] @ items.T
+        logits[:, 0] = float("-inf")
+        yield here, logits.softmax(1)
+
+
+def _by_book(books: Tensor) -> list[tuple[int, Tensor]]:
+    """Rows int64 of each codebook that is there."""
+    return [(int(book), (books == book).nonzero().squeeze(1)) for book in books.unique()]

@@ -1,0 +1,262 @@
+"""How probable tokens are, given what the decoder holds and what is still feasible (docs/method.md, 2).
+
+`CodebookScorer`: the feasible tokens of each codebook among themselves, codebook by codebook. `CatalogueScorer`: the
+feasible items among themselves; a token gets the total of those that carry it. Its steps agree with each other by
+construction: whatever the order of codebooks, a decoder that learns nothing from them leaves the items' probabilities
+as they are, and what it learns are corrections. It can also decide at once among the items that are left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recbole_reg4rec.decoding.catalogue import NEVER, Candidates, Catalogue, feasible_log_softmax
+from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.model.marginals import book_marginals
+from recbole_reg4rec.model.reasoner import Reasoner
+from recbole_reg4rec.model.softmax import catalogue_cross_entropy
+
+# Paths whose tables of all tokens are held at a time.
+_PART = 256
+_TINY = torch.finfo(torch.float32).tiny
+
+
+class TokenScorer(Protocol):
+    """What training, decoding and explanations ask; ``candidates``: what is left to each path, None before a token."""
+
+    def log_probs(self, hidden: Tensor, candidates: Candidates | None) -> Tensor:
+        """Of tokens within their codebooks: ``[..., d]`` to float32 ``[..., M, K]``; -inf for what is not feasible."""
+
+    def loss(self, hidden: Tensor, candidates: Candidates | None, targets: Tensor, is_open: Tensor) -> Tensor:
+        """Negative log-likelihood of a step, mean over contexts; scalar, nats.
+
+        Args:
+            hidden: ``[R, d]``.
+            candidates: those of the ``R`` prefixes, which the targets are among.
+            targets: int64 ``[R]``, items.
+            is_open: bool ``[R, M]``, codebooks that are open, as many in every row.
+        """
+
+    def confidence(self, hidden: Tensor, candidates: Candidates | None, closed: Tensor) -> Tensor:
+        """Largest log-probability of each codebook's tokens: ``[N, d]`` to float32 ``[N, M]``, no gradient.
+
+        ``closed``: bool ``[N, M]``, codebooks that get -inf.
+        """
+
+    def open(self, books: Tensor, candidates: Candidates | None) -> OpenTokens:
+        """Which tokens of one codebook can follow each path, int64 ``[N]``."""
+
+    def book_log_probs(self, hidden: Tensor, books: Tensor, open_tokens: OpenTokens, temperature: float) -> Tensor:
+        """Of the tokens of one codebook each: ``[N, d]``, int64 ``[N]`` to float32 ``[N, K]``; -inf where not open."""
+
+
+@dataclass(frozen=True)
+class OpenTokens:
+    """What `TokenScorer.book_log_probs` has to know: ``feasible`` bool ``[N, K]``, or the candidates of ``N`` paths."""
+
+    feasible: Tensor | None
+    candidates: Candidates | None
+
+    def __getitem__(self, paths: Tensor) -> OpenTokens:
+        """Those of some paths, by any index into ``[N]``."""
+        return OpenTokens(
+            None if self.feasible is None else self.feasible[paths],
+            None if self.candidates is None else self.candidates[paths],
+        )
+
+
+def reasoning_steps(config: Any) -> int:
+    """Steps of a path, at most one a codebook, by the settings ``reasoning_steps`` and ``token_softmax``.
+
+    Raises:
+        UserError: paths are to end early, but nothing can decide among the items that are left.
+    """
+    steps, books = int(config["reasoning_steps"]), int(config["codebooks"])
+    if steps < books and config["token_softmax"] == "codebook":
+        raise UserError(
+            f"setting reasoning_steps is {steps} and codebooks {books}, but with token_softmax: codebook a path has to "
+            f"spell all tokens; make reasoning_steps {books} or more, or set token_softmax: catalogue"
+        )
+    return min(steps, books)
+
+
+@dataclass(frozen=True)
+class CodebookScorer:
+    """A softmax over the feasible tokens of each codebook (our choice)."""
+
+    reasoner: Reasoner
+    catalogue: Catalogue
+
+    def log_probs(self, hidden: Tensor, candidates: Candidates | None) -> Tensor:
+        """See `TokenScorer`."""
+        feasible = self.catalogue.used if candidates is None else self.catalogue.feasible(candidates)
+        return feasible_log_softmax(self.reasoner.token_logits(hidden).float(), feasible)
+
+    def loss(self, hidden: Tensor, candidates: Candidates | None, targets: Tensor, is_open: Tensor) -> Tensor:
+        """See `TokenScorer`; the true tokens of all open codebooks are charged in equal shares."""
+        log_probs = self.log_probs(hidden, candidates)
+        nll = -log_probs.gather(-1, self.catalogue.codes[targets].unsqueeze(-1)).squeeze(-1)
+        return (nll * is_open).sum() / is_open.sum()
+
+    @torch.no_grad()
+    def confidence(self, hidden: Tensor, candidates: Candidates | None, closed: Tensor) -> Tensor:
+        """See `TokenScorer`."""
+        projected, feasible = self.reasoner.project(hidden), self._feasible(candidates, closed)
+        confidence = torch.full(closed.shape, NEVER, device=closed.device)
+        for book in range(closed.shape[1]):
+            nodes = (~closed[:, book]).nonzero().squeeze(1)
+            logits = self.reasoner.chosen_logits(projected.index_select(0, nodes), nodes.new_full((len(nodes),), book))
+            logits = logits.float() + feasible[nodes, book]
+            confidence[nodes, book] = logits.amax(-1) - logits.logsumexp(-1)
+        return confidence
+
+    def open(self, books: Tensor, candidates: Candidates | None) -> OpenTokens:
+        """See `TokenScorer`."""
+        feasible = self._feasible(candidates, books)
+        return OpenTokens(feasible[torch.arange(len(books), device=books.device), books] == 0, None)
+
+    def book_log_probs(self, hidden: Tensor, books: Tensor, open_tokens: OpenTokens, temperature: float) -> Tensor:
+        """See `TokenScorer`."""
+        assert open_tokens.feasible is not None
+        logits = self.reasoner.chosen_logits(self.reasoner.project(hidden), books).float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        return logits.masked_fill(~open_tokens.feasible, NEVER).log_softmax(-1)
+
+    def _feasible(self, candidates: Candidates | None, like: Tensor) -> Tensor:
+        """See `Catalogue.feasible`, for as many paths as ``like`` has rows."""
+        if candidates is None:
+            return self.catalogue.used.expand(len(like), -1, -1)
+        return self.catalogue.feasible(candidates)
+
+
+class CatalogueScorer:
+    """A softmax over the feasible items, added up by token (our choice).
+
+    Made anew for every batch in training: the items' vectors are computed once for all steps.
+    """
+
+    def __init__(self, reasoner: Reasoner, catalogue: Catalogue) -> None:
+        self._reasoner, self._catalogue = reasoner, catalogue
+        self._vectors = reasoner.vectors().float()
+
+    def item_log_probs(self, hidden: Tensor) -> Tensor:
+        """Before the first token: ``[R, d]`` to float32 ``[R, items + 1]``; the padding item never wins."""
+        logits = self._queries(hidden) @ self._vectors.T
+        return logits.index_fill(1, logits.new_zeros(1, dtype=torch.int64), -1e4).log_softmax(-1)
+
+    def token_shares(self, item_log_probs: Tensor) -> Tensor:
+        """What these items' probabilities mean for tokens: float32 ``[R, items + 1]`` to ``[R, M, K]``."""
+        catalogue = self._catalogue
+        # A row an item, so that what is added up lies together.
+        shares = F.embedding_bag(catalogue.postings, item_log_probs.exp().T.contiguous(), catalogue.starts, mode="sum")
+        return shares.T.contiguous().view(-1, catalogue.codebooks, catalogue.codewords)
+
+    def shares_after(self, hidden: Tensor, candidates: Candidates) -> Tensor:
+        """Probabilities of tokens within their codebooks after some were taken: ``[..., d]`` to ``[..., M, K]``."""
+        catalogue, width = self._catalogue, self._catalogue.codebooks * self._catalogue.codewords
+        left = self._among(hidden.flatten(0, -2), candidates)
+        shares = left.weights / left.totals.index_select(0, left.owners)
+        found = shares.new_zeros(len(left.totals), width)
+        places = catalogue.rows.index_select(0, left.items).add_((left.owners * width).unsqueeze(1))
+        found.view(-1).index_add_(0, places.flatten(), shares.repeat_interleave(catalogue.codebooks))
+        return found.view(*hidden.shape[:-1], catalogue.codebooks, catalogue.codewords)
+
+    @torch.no_grad()
+    def _shares(self, hidden: Tensor, candidates: Candidates | None) -> Tensor:
+        if candidates is not None:
+            return self.shares_after(hidden, candidates)
+        found = self.token_shares(self.item_log_probs(hidden.flatten(0, -2)))
+        return found.view(*hidden.shape[:-1], *found.shape[1:])
+
+    def log_probs(self, hidden: Tensor, candidates: Candidates | None) -> Tensor:
+        """See `TokenScorer`; carries no gradient."""
+        return self._shares(hidden, candidates).log()
+
+    def answer(self, hidden: Tensor, candidates: Candidates) -> Tensor:
+        """Log-probabilities of the candidates, laid out as `Candidates.padded`: float32 ``[..., P]``, -inf fills up."""
+        left = self._among(hidden.flatten(0, -2), candidates)
+        log_probs = left.scores - left.totals.log().index_select(0, left.owners)
+        counts = candidates.counts.flatten()
+        longest = max(1, int(counts.max())) if counts.numel() else 1
+        place = torch.arange(len(left.owners), device=counts.device) - (counts.cumsum(0) - counts)[left.owners]
+        out = log_probs.new_full((counts.numel(), longest), NEVER)
+        return out.index_put((left.owners, place), log_probs).view(*candidates.counts.shape, longest)
+
+    def loss(self, hidden: Tensor, candidates: Candidates | None, targets: Tensor, is_open: Tensor) -> Tensor:
+        """See `TokenScorer`; every step is charged for the item, so that it may be the last one."""
+        queries = self._queries(hidden)
+        if candidates is None:
+            return catalogue_cross_entropy(queries, self._vectors, targets)
+        left = self._among(hidden, candidates)
+        own = (self._vectors.index_select(0, targets) * queries).sum(-1) - left.largest
+        return (left.totals.log() - own).mean()
+
+    @torch.no_grad()
+    def confidence(self, hidden: Tensor, candidates: Candidates | None, closed: Tensor) -> Tensor:
+        """See `TokenScorer`."""
+        found = []
+        for begin in range(0, len(hidden), _PART):
+            here = slice(begin, begin + _PART)
+            found.append(self._shares(hidden[here], None if candidates is None else candidates[here]).amax(-1))
+        return torch.cat(found).log().masked_fill(closed, NEVER)
+
+    def open(self, books: Tensor, candidates: Candidates | None) -> OpenTokens:
+        """See `TokenScorer`."""
+        return OpenTokens(None, candidates)
+
+    def book_log_probs(self, hidden: Tensor, books: Tensor, open_tokens: OpenTokens, temperature: float) -> Tensor:
+        """See `TokenScorer`."""
+        catalogue, candidates = self._catalogue, open_tokens.candidates
+        if candidates is None:
+            queries, words = self._queries(hidden), catalogue.codewords
+            log_shares = book_marginals(queries, self._vectors, catalogue.codes, books, words)
+            log_probs = log_shares.masked_fill(catalogue.used[books].isinf(), NEVER)
+        else:
+            left = self._among(hidden, candidates)
+            size = len(books) * catalogue.codewords
+            carried = catalogue.codes[left.items, books.index_select(0, left.owners)]
+            places = left.owners * catalogue.codewords + carried
+            mass = left.weights.new_zeros(size).index_add(0, places, left.weights).view(len(books), -1)
+            feasible = torch.zeros(size, dtype=torch.bool, device=books.device).index_fill_(0, places, True)
+            log_shares = mass.clamp(min=_TINY).log() - left.totals.log().unsqueeze(1)
+            log_probs = log_shares.masked_fill(~feasible.view_as(mass), NEVER)
+        return log_probs if temperature == 1.0 else (log_probs / temperature).log_softmax(-1)
+
+    def _queries(self, hidden: Tensor) -> Tensor:
+        """What item vectors are compared with: ``[R, d]`` to float32 ``[R, d + 1]``."""
+        projected = self._reasoner.project(hidden).float()
+        return torch.cat([projected, projected.new_ones(len(projected), 1)], dim=1)
+
+    def _among(self, hidden: Tensor, candidates: Candidates) -> _Left:
+        """The softmax over the candidates of each prefix, ``hidden`` ``[R, d]``."""
+        items, owners = candidates.entries()
+        queries = self._queries(hidden)
+        scores = (self._vectors.index_select(0, items) * queries.index_select(0, owners)).sum(-1)
+        largest = scores.new_full((len(queries),), NEVER).scatter_reduce(0, owners, scores.detach(), "amax")
+        scores = scores - largest.index_select(0, owners)
+        weights = scores.exp()
+        return _Left(
+            items, owners, scores, weights, weights.new_zeros(len(queries)).index_add(0, owners, weights), largest
+        )
+
+
+@dataclass(frozen=True)
+class _Left:
+    """``N`` candidates of ``R`` prefixes. ``items``, ``owners``: int64 ``[N]``.
+
+    ``scores``, ``weights``: float32 ``[N]``, logits less the largest of the prefix, and their exponentials. ``totals``,
+    ``largest``: float32 ``[R]``, by prefix, the sum of the latter and what was taken off the logits.
+    """
+
+    items: Tensor
+    owners: Tensor
+    scores: Tensor
+    weights: Tensor
+    totals: Tensor
+    largest: Tensor

@@ -1,0 +1,46 @@
+"""Tokens as totals of items: the pieces that go through a small buffer equal the plain definition, gradients too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from recbole_reg4rec.model.marginals import book_marginals
+
+ITEMS, BOOKS, WORDS, WIDTH, ROWS = 11, 3, 4, 5, 7
+
+
+@pytest.fixture
+def world() -> tuple[Tensor, Tensor, Tensor]:
+    """States ``[R, d]``, items ``[n + 1, d]`` and codes ``[n + 1, M]``; token 3 of codebook 0 is nobody's."""
+    generator = torch.Generator().manual_seed(4)
+    codes = torch.randint(WORDS, (ITEMS + 1, BOOKS), generator=generator)
+    codes[:, 0] %= 3
+    states = torch.randn(ROWS, WIDTH, generator=generator, dtype=torch.float32)
+    return states, torch.randn(ITEMS + 1, WIDTH, generator=generator), codes
+
+
+def shares(states: Tensor, items: Tensor) -> Tensor:
+    """By the definition, ``[R, n + 1]``, nothing for the padding item."""
+    return torch.cat([torch.zeros(len(states), 1), (states @ items[1:].T).softmax(1)], dim=1)
+
+
+@pytest.mark.parametrize("buffer", [1, 30, 10_000])
+def test_a_whole_codebook_and_its_gradient(world: tuple[Tensor, Tensor, Tensor], buffer: int) -> None:
+    states, items, codes = world
+    books = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    factor = torch.randn(ROWS, WORDS, generator=torch.Generator().manual_seed(1))
+    plain = [states.clone().requires_grad_(), items.clone().requires_grad_()]
+    carries = codes[:, books].T.unsqueeze(-1) == torch.arange(WORDS)
+    total = (shares(*plain).unsqueeze(-1) * carries).sum(1)
+    used = total.detach() > 0
+    pieces = [states.clone().requires_grad_(), items.clone().requires_grad_()]
+    got = book_marginals(pieces[0], pieces[1], codes, books, WORDS, buffer)
+    assert torch.allclose(got.detach().exp()[used], total.detach()[used], atol=1e-6)
+    assert not used[books == 0][:, 3].any() and (got[books == 0][:, 3] < -80).all()
+    (total[used].log() * factor[used]).sum().backward()
+    (got * factor).sum().backward()
+    for ours, theirs in zip(pieces, plain, strict=True):
+        assert ours.grad is not None and theirs.grad is not None
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
