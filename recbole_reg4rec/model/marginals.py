@@ -1,6 +1,6 @@
 """Tokens whose probability is the total of the items that carry them (our choice).
 
-As in `softmax`, the logits of a whole catalogue go through one small buffer, here once more for the gradient.
+As in `softmax`, what is large goes through one small buffer, here once more for the gradient.
 """
 
 from __future__ import annotations
@@ -13,6 +13,45 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recbole_reg4rec.model.softmax import BUFFER
+
+
+def pair_scores(queries: Tensor, items: Tensor, rows: Tensor, columns: Tensor, buffer: int = BUFFER) -> Tensor:
+    """Products of single rows with single items, ``queries[rows[s]] . items[columns[s]]``: float32 ``[S]``.
+
+    Args:
+        queries: float32 ``[R, d]``.
+        items: float32 ``[items + 1, d]``.
+        rows, columns: int64 ``[S]``.
+        buffer: numbers held at a time.
+    """
+    return _PairScores.apply(queries, items, rows, columns, buffer)
+
+
+class _PairScores(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, queries: Tensor, items: Tensor, rows: Tensor, columns: Tensor, buffer: int
+    ) -> Tensor:
+        ctx.save_for_backward(queries, items, rows, columns)
+        ctx.step = max(1, buffer // (4 * items.shape[1]))
+        found = queries.new_empty(len(rows))
+        for begin in range(0, len(rows), ctx.step):
+            here = slice(begin, begin + ctx.step)
+            pairs = items.index_select(0, columns[here]).mul_(queries.index_select(0, rows[here]))
+            torch.sum(pairs, dim=1, out=found[here])
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        queries, items, rows, columns = ctx.saved_tensors
+        query_grad, item_grad = torch.zeros_like(queries), torch.zeros_like(items)
+        for begin in range(0, len(rows), ctx.step):
+            here = slice(begin, begin + ctx.step)
+            factor, row, column = grad[here].unsqueeze(1), rows[here], columns[here]
+            query_grad.index_add_(0, row, items.index_select(0, column).mul_(factor))
+            item_grad.index_add_(0, column, queries.index_select(0, row).mul_(factor))
+        return query_grad, item_grad, None, None, None
 
 
 def book_marginals(

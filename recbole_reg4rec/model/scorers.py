@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recbole_reg4rec.decoding.catalogue import NEVER, Candidates, Catalogue, feasible_log_softmax
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.model.marginals import book_marginals
+from recbole_reg4rec.model.marginals import book_marginals, pair_scores
 from recbole_reg4rec.model.reasoner import Reasoner
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
 
@@ -144,6 +144,8 @@ class CatalogueScorer:
     def __init__(self, reasoner: Reasoner, catalogue: Catalogue) -> None:
         self._reasoner, self._catalogue = reasoner, catalogue
         self._vectors = reasoner.vectors().float()
+        # What was last asked for: choosing a codebook and its token need the same.
+        self._asked: tuple[Tensor, Candidates, _Left] | None = None
 
     def item_log_probs(self, hidden: Tensor) -> Tensor:
         """Before the first token: ``[R, d]`` to float32 ``[R, items + 1]``; the padding item never wins."""
@@ -159,13 +161,17 @@ class CatalogueScorer:
 
     def shares_after(self, hidden: Tensor, candidates: Candidates) -> Tensor:
         """Probabilities of tokens within their codebooks after some were taken: ``[..., d]`` to ``[..., M, K]``."""
+        found = self._table(self._among(hidden.flatten(0, -2), candidates))
+        return found.view(*hidden.shape[:-1], *found.shape[1:])
+
+    def _table(self, left: _Left) -> Tensor:
+        """Shares of all tokens, ``[R, M, K]``."""
         catalogue, width = self._catalogue, self._catalogue.codebooks * self._catalogue.codewords
-        left = self._among(hidden.flatten(0, -2), candidates)
-        shares = left.weights / left.totals.index_select(0, left.owners)
+        shares = left.weights.detach() / left.totals.detach().index_select(0, left.owners)
         found = shares.new_zeros(len(left.totals), width)
         places = catalogue.rows.index_select(0, left.items).add_((left.owners * width).unsqueeze(1))
         found.view(-1).index_add_(0, places.flatten(), shares.repeat_interleave(catalogue.codebooks))
-        return found.view(*hidden.shape[:-1], catalogue.codebooks, catalogue.codewords)
+        return found.view(-1, catalogue.codebooks, catalogue.codewords)
 
     @torch.no_grad()
     def _shares(self, hidden: Tensor, candidates: Candidates | None) -> Tensor:
@@ -197,13 +203,14 @@ class CatalogueScorer:
         own = (self._vectors.index_select(0, targets) * queries).sum(-1) - left.largest
         return (left.totals.log() - own).mean()
 
-    @torch.no_grad()
     def confidence(self, hidden: Tensor, candidates: Candidates | None, closed: Tensor) -> Tensor:
         """See `TokenScorer`."""
-        found = []
-        for begin in range(0, len(hidden), _PART):
-            here = slice(begin, begin + _PART)
-            found.append(self._shares(hidden[here], None if candidates is None else candidates[here]).amax(-1))
+        parts = range(0, len(hidden), _PART)
+        if candidates is None:
+            found = [self._shares(hidden[begin : begin + _PART], None).amax(-1) for begin in parts]
+        else:
+            left = self._among(hidden, candidates)
+            found = [self._table(left.only(begin, begin + _PART)).amax(-1) for begin in parts]
         return torch.cat(found).log().masked_fill(closed, NEVER)
 
     def open(self, books: Tensor, candidates: Candidates | None) -> OpenTokens:
@@ -222,7 +229,7 @@ class CatalogueScorer:
             size = len(books) * catalogue.codewords
             carried = catalogue.codes[left.items, books.index_select(0, left.owners)]
             places = left.owners * catalogue.codewords + carried
-            mass = left.weights.new_zeros(size).index_add(0, places, left.weights).view(len(books), -1)
+            mass = left.weights.new_zeros(size).index_add(0, places, left.weights).view(-1, catalogue.codewords)
             feasible = torch.zeros(size, dtype=torch.bool, device=books.device).index_fill_(0, places, True)
             log_shares = mass.clamp(min=_TINY).log() - left.totals.log().unsqueeze(1)
             log_probs = log_shares.masked_fill(~feasible.view_as(mass), NEVER)
@@ -235,15 +242,18 @@ class CatalogueScorer:
 
     def _among(self, hidden: Tensor, candidates: Candidates) -> _Left:
         """The softmax over the candidates of each prefix, ``hidden`` ``[R, d]``."""
+        if self._asked is not None and self._asked[0] is hidden and self._asked[1] is candidates:
+            return self._asked[2]
         items, owners = candidates.entries()
         queries = self._queries(hidden)
-        scores = (self._vectors.index_select(0, items) * queries.index_select(0, owners)).sum(-1)
+        scores = pair_scores(queries, self._vectors, owners, items)
         largest = scores.new_full((len(queries),), NEVER).scatter_reduce(0, owners, scores.detach(), "amax")
         scores = scores - largest.index_select(0, owners)
         weights = scores.exp()
-        return _Left(
-            items, owners, scores, weights, weights.new_zeros(len(queries)).index_add(0, owners, weights), largest
-        )
+        totals = weights.new_zeros(len(queries)).index_add(0, owners, weights)
+        left = _Left(items, owners, scores, weights, totals, largest)
+        self._asked = hidden, candidates, left
+        return left
 
 
 @dataclass(frozen=True)
@@ -260,3 +270,16 @@ class _Left:
     weights: Tensor
     totals: Tensor
     largest: Tensor
+
+    def only(self, begin: int, end: int) -> _Left:
+        """Those of some prefixes, one behind the other."""
+        limits = self.owners.new_tensor([begin, end])
+        here = slice(*torch.searchsorted(self.owners, limits).tolist())
+        return _Left(
+            self.items[here],
+            self.owners[here] - begin,
+            self.scores[here],
+            self.weights[here],
+            self.totals[begin:end],
+            self.largest[begin:end],
+        )

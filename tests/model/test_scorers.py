@@ -75,6 +75,16 @@ def test_a_token_gets_the_total_of_the_items_that_carry_it(make: Any, item_path:
 
 
 @pytest.mark.parametrize("kind", ["catalogue", "codebook"])
+def test_no_path_at_all_is_no_mistake(make: Any, kind: str) -> None:
+    model = make(token_softmax=kind)
+    none, books = torch.zeros(0, 8), torch.zeros(0, dtype=torch.int64)
+    scorer, candidates = model.scorer(model.reasoner), model.catalogue.open(books, books)
+    for given in (None, candidates):
+        assert scorer.book_log_probs(none, books, scorer.open(books, given), 1.0).shape == (0, WORDS)
+    assert scorer.log_probs(none, candidates).shape == (0, BOOKS, WORDS)
+
+
+@pytest.mark.parametrize("kind", ["catalogue", "codebook"])
 def test_the_loss_is_that_of_the_probabilities(make: Any, kind: str) -> None:
     model = make(token_softmax=kind)
     hidden = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
