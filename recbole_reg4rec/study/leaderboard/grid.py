@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import re
@@ -92,7 +93,8 @@ def plan(asked: Asked) -> list[Cell]:
     protocols = _protocols(settings.pop("mask_history", "False"))
     named: dict[str, str] = {}
     cells: list[Cell] = []
-    wanted = [_model_and_variant(name, variants, settings) for name in _names(asked.models, "--models")]
+    names = [name for pattern in _names(asked.models, "--models") for name in _matching(pattern, variants)]
+    wanted = [_model_and_variant(name, variants, settings) for name in names]
     for dataset in datasets:
         first: list[Cell] = []
         for model, variant, own in wanted:
@@ -236,6 +238,22 @@ def _protocols(text: str) -> list[bool]:
     if text.lower() not in choices:
         raise UserError(f"--mask_history is `{text}`, but it must be true, false or both")
     return choices[text.lower()]
+
+
+def _matching(pattern: str, variants: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """``MODEL:PATTERN`` with ``*`` as the variants that fit, in the order of the file; another name as it is.
+
+    Raises:
+        UserError: none fits.
+    """
+    model, _, variant = pattern.partition(":")
+    if "*" not in pattern:
+        return [pattern]
+    found = [f"{model}:{name}" for name in variants.get(model, {}) if fnmatch.fnmatchcase(name, variant)]
+    if not found:
+        known = ", ".join(variants.get(model, {})) or "none"
+        raise UserError(f"--models: no variant of {model} fits `{variant}`; there are {known}")
+    return found
 
 
 def _model_and_variant(

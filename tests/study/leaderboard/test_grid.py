@@ -70,6 +70,8 @@ def test_a_model_without_training_leaves_epochs_out():
         ("ItemMemory", {"datasets": "ml-1m,ml-1m"}, "--datasets names ml-1m twice"),
         ("REG4Rec:papr", {}, "did you mean REG4Rec:paper"),
         ("ItemMemory:all", {}, "no variant `all`"),
+        ("REG4Rec:papr-*", {}, "no variant of REG4Rec fits `papr-\\*`; there are paper,"),
+        ("ItemMemory:*", {}, "no variant of ItemMemory fits .*; there are none"),
         ("SASRecWhole", {"settings": {"codebooks": "3"}}, "SASRecWhole on ml-100k: unknown setting `codebooks`"),
         ("SASRecWhole", {"settings": {"epochs": "many"}}, "epochs"),
         ("SASRecWhole", {"settings": {"seed": "3"}}, "--seeds"),
@@ -81,6 +83,16 @@ def test_a_model_without_training_leaves_epochs_out():
 def test_mistakes(models, more, said):
     with pytest.raises(UserError, match=said):
         asked(models, **more)
+
+
+def test_a_star_stands_for_all_variants_that_fit():
+    models = [f"{cell.model}:{cell.variant}" for cell in asked("ItemMemory,REG4Rec:paper-*")]
+    assert models == ["ItemMemory:default", "REG4Rec:paper-aligned", "REG4Rec:paper-corp"]
+    ablations = {cell.variant: cell.job["settings"] for cell in asked("REG4Rec:paper-aligned,REG4Rec:ablation-*")}
+    base = ablations.pop("paper-aligned")
+    for variant, settings in ablations.items():
+        changed = {name for name in base if settings[name] != base[name]}
+        assert variant.startswith("ablation-") and 1 <= len(changed) <= 3, (variant, changed)
 
 
 def test_two_names_for_the_same_settings(tmp_path):
