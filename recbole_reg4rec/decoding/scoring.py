@@ -87,18 +87,33 @@ def item_scores(paths: Paths, catalogue: Catalogue) -> Tensor:
     return scores
 
 
+def led_to(paths: Paths, items: int) -> Tensor:
+    """Which items stand by the paths to them, bool ``[B, items + 1]``; the padding item never does.
+
+    Where a path may end with a choice among many, these are as many items as there are paths, the most probable.
+    """
+    return _led_to(paths, path_scores(paths, items))
+
+
+def _led_to(paths: Paths, spelled: Tensor) -> Tensor:
+    led = ~spelled.isinf()
+    if paths.answers is None:
+        return led
+    best = spelled.topk(min(paths.scores.shape[1], spelled.shape[1]), dim=1).values
+    return led & (spelled >= best[:, -1:])
+
+
 def _after_prior(paths: Paths, prior: Tensor) -> Tensor:
-    """As `item_scores`: as many items as there are paths, the best, by their paths; all others by ``prior``.
+    """As `item_scores`: the items of `led_to` by their paths; all others by ``prior``.
 
     Both are log-probabilities, so that the others are lowered only as far as it takes to stay behind.
     """
     spelled = path_scores(paths, prior.shape[1] - 1)
-    best = spelled.topk(min(paths.scores.shape[1], spelled.shape[1]), dim=1).values
-    worst = best.masked_fill(best.isinf(), float("inf")).amin(1, keepdim=True)
-    chosen = (spelled >= worst) & ~spelled.isinf()
-    rest = prior.masked_fill(chosen, NEVER)
+    led = _led_to(paths, spelled)
+    worst = spelled.masked_fill(~led, float("inf")).amin(1, keepdim=True)
+    rest = prior.masked_fill(led, NEVER)
     rest[:, 0] = NEVER
     shift = (worst - _STEP - rest.amax(1, keepdim=True)).clamp(max=0.0)
-    scores = torch.where(chosen, spelled, prior + shift)
+    scores = torch.where(led, spelled, prior + shift)
     scores[:, :1] = scores[:, 1:].amin(1, keepdim=True) - _GAP
     return scores

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from recbole_reg4rec.data.sequences import training_sequences
 from recbole_reg4rec.decoding.corp import PrunedStep
+from recbole_reg4rec.decoding.scoring import led_to
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.reg4rec import Ranking, REG4Rec
 from recbole_reg4rec.model.trace import trace_paths
@@ -160,7 +163,9 @@ class _Row:
         paths = self._ranking.paths
         explained = []
         for item, path, count in zip(items, best, counts, strict=True):
-            log_probability = float(paths.scores[self._row, path]) if paths is not None and path is not None else None
+            log_probability = None
+            if paths is not None and path is not None:
+                log_probability = float(paths.scores[self._row, path]) + self._answer(path, item)
             explained.append(
                 ItemExplanation(
                     item=self._glossary.item_id(item),
@@ -195,25 +200,48 @@ class _Row:
         if paths is None:
             return [None] * len(items), [0] * len(items)
         alive = paths.scores[self._row].isfinite()
+        led = led_to(paths, self._model.catalogue.items)[self._row]
         best: list[int | None] = []
         counts = []
         for item in items:
-            leads = torch.nonzero((paths.items[self._row] == item).any(-1) & alive).flatten().tolist()
+            leads = torch.nonzero((paths.items[self._row] == item).any(-1) & alive & led[item]).flatten().tolist()
             best.append(max(leads, key=lambda path: float(paths.scores[self._row, path])) if leads else None)
             counts.append(len(leads))
         return best, counts
 
     def _steps_of(self, numbers: list[int], items: list[int]) -> list[tuple[Step, ...]]:
-        """Steps of whole paths. What the search left undecided, because one item was left, follows in any order."""
+        """Steps of whole paths. What a search over all tokens left, because one item did, follows in any order.
+
+        Where a path may end before, its last step is the one that decided among the items that were left.
+        """
         paths = self._ranking.paths
         if paths is None or not numbers:
             return []
         books, tokens = paths.books[self._row, numbers], paths.tokens[self._row, numbers]
+        if paths.prior is not None and books.shape[1] < self._model.catalogue.codebooks:
+            traced = [steps for steps, _ in self._follow(books, tokens)]
+            ends = zip(traced, numbers, items, strict=True)
+            return [(*steps[:-1], self._decision(steps[-1], number, item)) for steps, number, item in ends]
         codes = self._model.catalogue.codes[torch.tensor(items, device=books.device)]
         closed = torch.zeros_like(codes).scatter(1, books, 1)
         rest = closed.argsort(dim=1, stable=True)[:, : codes.shape[1] - books.shape[1]]
         books, tokens = torch.cat([books, rest], dim=1), torch.cat([tokens, codes.gather(1, rest)], dim=1)
         return [steps for steps, _ in self._follow(books, tokens)]
+
+    def _answer(self, path: int, item: int) -> float:
+        """Log-probability of an item given a path to it, 0 where the path spells it."""
+        paths = self._ranking.paths
+        if paths is None or paths.answers is None:
+            return 0.0
+        place = paths.items[self._row, path].tolist().index(item)
+        return float(paths.answers[self._row, path, place])
+
+    def _decision(self, step: Step, path: int, item: int) -> Step:
+        """The step at which a path decided among the items that were left."""
+        assert self._ranking.paths is not None
+        left = int((self._ranking.paths.items[self._row, path] > 0).sum())
+        meaning = "the one item left" if left == 1 else f"of {left} items left, at once"
+        return replace(step, probability=math.exp(self._answer(path, item)), meaning=meaning)
 
     def _pruned_at(self, check: PrunedStep) -> list[PrunedPath]:
         numbers = torch.nonzero(check.pruned[self._row]).flatten()

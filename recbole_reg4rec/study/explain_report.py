@@ -119,7 +119,9 @@ def _items_table(items: tuple[ItemExplanation, ...]) -> str:
         name = (name if len(name) <= 36 else name[:35].rstrip() + "…") + (" (seen)" if item.seen else "")
         head: list[Any] = [item.rank, name, f"{item.score:.3f}"]
         if not item.steps:
-            rows.append([*head, "-", "", "", "", "", "", "no path leads here: ranked by the parallel score"])
+            rows.append(
+                [*head, "-", "", "", "", "", "", "no path leads here: ranked by what was likely before the first step"]
+            )
         for step in item.steps:
             rows.append([*head, *_step_cells(step)])
             head = ["", "", ""]

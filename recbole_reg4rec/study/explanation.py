@@ -10,8 +10,9 @@ from typing import Any
 class Step:
     """One step of a path: the token chosen, and the category that the step predicted.
 
-    ``number``: from 1. ``codebook``, ``token``: from 0; None at the step at which a path was dropped. ``probability``:
-    of the token among those that some item could still carry; 1 where the tokens before leave no other.
+    ``number``: from 1. ``codebook``, ``token``: from 0; None at the step at which a path was dropped, or decided at
+    once among the items left. ``probability``: of the token among those that some item could still carry, 1 where the
+    tokens before leave no other; of the item where the path decided.
     ``category_probability``: of that category. ``agreement``: of the step's categories with those of the steps before,
     as CORP measures it, in ``[0, 1]``; None at the first step. ``meaning``: the token in words, see `study.gloss`.
     """
@@ -42,8 +43,8 @@ class ItemExplanation:
 
     ``item``: its id in the data. ``rank``: from 1, items with the same score before it. ``score``: the very number of
     ``full_sort_predict``. ``seen``: it is in the history. ``path_log_probability``: of the best path to it; None where
-    no path of the search leads to it, so that it stands by the parallel score (docs/method.md, 4) and has no ``steps``.
-    ``paths``: how many lead to it.
+    no path of the search leads to it, so that it stands by what was likely before the first step (docs/method.md, 4)
+    and has no ``steps``. ``paths``: how many lead to it.
     """
 
     item: str

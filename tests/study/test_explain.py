@@ -72,6 +72,27 @@ def test_explained_scores_are_those_of_full_sort_predict(toy: Any, more: dict[st
     assert without > 0
 
 
+def test_a_path_that_ends_early_shows_what_it_decided_on(toy: Any) -> None:
+    toy.run(codebooks=5, codebook_size=3, reasoning_steps=3, beam_width=6, reason_weight=1.0)
+    explainer = load(toy)
+    names, scores = predicted(explainer)
+    numbers = explainer.trained.data.dataset.field2token_id["item_id"]
+    several = 0
+    for row, explanation in enumerate(explainer.users(names, top=40)):
+        shown = [item for item in explanation.top if item.steps]
+        assert len(shown) <= 6 and explanation.top[: len(shown)] == tuple(shown), "first of all"
+        for item in shown:
+            *taken, last = item.steps
+            assert len(taken) <= 2 and last.codebook is None and "left" in last.meaning
+            several += "at once" in last.meaning
+            codes = explainer.model.catalogue.codes[numbers[item.item]]
+            assert all(int(codes[step.codebook]) == step.token for step in taken)
+            product = torch.tensor([step.probability for step in item.steps]).log().sum()
+            assert float(product) == pytest.approx(item.path_log_probability, abs=1e-3)
+            assert float(scores[row, numbers[item.item]]) == pytest.approx(item.path_log_probability, abs=1e-3)
+    assert several > 0
+
+
 def test_paths_are_shown_also_where_they_weigh_nothing(toy: Any) -> None:
     toy.run(item_path=True, memory=True, reason_weight=0.0)
     explainer = load(toy)
