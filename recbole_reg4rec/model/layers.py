@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,6 +75,17 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def layer_shape(config: Any) -> dict[str, Any]:
+    """Sizes that all layers of a model share, by the names of their arguments, from RecBole's settings."""
+    return {
+        "width": int(config["hidden_size"]),
+        "heads": int(config["n_heads"]),
+        "inner": int(config["inner_size"]),
+        "dropout": float(config["hidden_dropout_prob"]),
+        "attention_dropout": float(config["attn_dropout_prob"]),
+    }
 
 
 class FeedForward(nn.Sequential):

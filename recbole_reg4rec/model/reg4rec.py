@@ -21,6 +21,7 @@ from recbole_reg4rec.decoding.scoring import item_scores
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.evidence import EvidenceWeights, ItemPath, log_share
 from recbole_reg4rec.model.history import FORMS, History, HistoryEncoder, TokenTable
+from recbole_reg4rec.model.layers import layer_shape
 from recbole_reg4rec.model.memory import build_memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
 from recbole_reg4rec.model.repeat import Repeat, newest_places
@@ -60,13 +61,7 @@ class REG4Rec(SequentialRecommender):
         super().__init__(config, dataset)
         codes = torch.from_numpy(tokens.codes)
         layers, width = int(config["n_layers"]), int(config["hidden_size"])
-        shape: dict[str, Any] = {
-            "width": width,
-            "heads": int(config["n_heads"]),
-            "inner": int(config["inner_size"]),
-            "dropout": float(config["hidden_dropout_prob"]),
-            "attention_dropout": float(config["attn_dropout_prob"]),
-        }
+        shape = layer_shape(config)
         self.catalogue = Catalogue(codes, tokens.codewords)
         self.register_buffer("members", torch.from_numpy(tokens.members), persistent=False)
         table = TokenTable(codes, tokens.codewords, width)

@@ -18,6 +18,7 @@ from recbole_reg4rec.data.sequences import TARGETS
 from recbole_reg4rec.decoding.catalogue import Catalogue
 from recbole_reg4rec.decoding.scoring import parallel_scores
 from recbole_reg4rec.model.history import HistoryEncoder, TokenTable
+from recbole_reg4rec.model.layers import layer_shape
 from recbole_reg4rec.model.tokens import ItemTokens
 from recbole_reg4rec.model.whole_sequence import WholeSequenceRecommender, last_states, padding_last
 
@@ -74,11 +75,7 @@ class RPG(WholeSequenceRecommender):
             "fused",
             self.max_seq_length,
             layers=int(config["n_layers"]),
-            width=width,
-            heads=int(config["n_heads"]),
-            inner=int(config["inner_size"]),
-            dropout=float(config["hidden_dropout_prob"]),
-            attention_dropout=float(config["attn_dropout_prob"]),
+            **layer_shape(config),
         )
         self.heads = ParallelHeads(table, float(config["temperature"]))
         self.heads_a_batch = int(config["heads_a_batch"])

@@ -18,6 +18,7 @@ from recbole_reg4rec.decoding.beam import Paths, beam_search
 from recbole_reg4rec.decoding.catalogue import Candidates, Catalogue, feasible_log_softmax
 from recbole_reg4rec.decoding.scoring import item_scores
 from recbole_reg4rec.model.history import HistoryEncoder, TokenTable
+from recbole_reg4rec.model.layers import layer_shape
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
 from recbole_reg4rec.model.tokens import ItemTokens
 from recbole_reg4rec.model.whole_sequence import WholeSequenceRecommender, last_states
@@ -39,13 +40,7 @@ class TIGER(WholeSequenceRecommender):
         codes, width = torch.from_numpy(tokens.codes), int(config["hidden_size"])
         self.catalogue = Catalogue(codes, tokens.codewords)
         table = TokenTable(codes, tokens.codewords, width)
-        shape: dict[str, Any] = {
-            "width": width,
-            "heads": int(config["n_heads"]),
-            "inner": int(config["inner_size"]),
-            "dropout": float(config["hidden_dropout_prob"]),
-            "attention_dropout": float(config["attn_dropout_prob"]),
-        }
+        shape = layer_shape(config)
         layers = int(config["n_layers"])
         self.encoder = HistoryEncoder(
             table, config["history_form"], self.max_seq_length, layers=layers - layers // 2, **shape
