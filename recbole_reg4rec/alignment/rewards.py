@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-import torch
 from torch import Tensor
 
 from recbole_reg4rec.errors import UserError
@@ -25,12 +24,15 @@ def step_hit(books: Tensor, tokens: Tensor, target: Tensor) -> Tensor:
     Returns:
         float32 ``[...]``, 0 to M.
     """
-    return _hits(books, tokens, target).sum(-1).float()
+    # A path takes a codebook once, so that its tokens can be laid out as the target's are.
+    width = target.shape[-1]
+    laid_out = tokens.new_full((*tokens.shape[:-1], width), -1).scatter(-1, books, tokens)
+    return (laid_out == target).float().sum(-1)
 
 
 def global_path(books: Tensor, tokens: Tensor, target: Tensor) -> Tensor:
     """1 where every step hits (paper): ``1[all a_m in T]``; arguments as of `step_hit`, float32 ``[...]``."""
-    return _hits(books, tokens, target).all(-1).float()
+    return (step_hit(books, tokens, target) == books.shape[-1]).float()
 
 
 def category_hit(steps: Tensor, target: Tensor) -> Tensor:
@@ -57,11 +59,6 @@ def step_consistency(steps: Tensor) -> Tensor:
         float32 ``[...]``, 0 to M - 1.
     """
     return ((steps[..., 1:] == steps[..., :-1]) & (steps[..., 1:] > 0)).sum(-1).float()
-
-
-def _hits(books: Tensor, tokens: Tensor, target: Tensor) -> Tensor:
-    shape = torch.broadcast_shapes(books.shape, target.shape)
-    return tokens == target.expand(shape).gather(-1, books.expand(shape))
 
 
 @dataclass(frozen=True)
@@ -107,9 +104,11 @@ def path_rewards(
     shares = shares.unsqueeze(1)
     books, tokens, steps = (part.unsqueeze(2) for part in (books, tokens, steps))
     targets, categories = targets.unsqueeze(1), categories.unsqueeze(1)
+    hits = step_hit(books, tokens, targets)
     return {
-        "step_hit": (step_hit(books, tokens, targets) * shares).sum(-1),
-        "global_path": (global_path(books, tokens, targets) * shares).sum(-1),
+        "step_hit": (hits * shares).sum(-1),
+        # As `global_path` has it, of hits that are counted already.
+        "global_path": ((hits == books.shape[-1]).float() * shares).sum(-1),
         "category_hit": (category_hit(steps, categories) * shares).sum(-1),
         # The same for every target, and the shares sum to 1.
         "step_consistency": step_consistency(steps).squeeze(2),

@@ -4,7 +4,8 @@ At every step a path takes the codebook it is surest of, as in decoding, and dra
 any order, CRSS; temperature: choice). Paths that began alike are one node of a tree and are computed once; the
 history's keys and values are computed once for all of them. A path that has come down to one item is at its end: the
 steps left are forced, cost nothing and carry no gradient. So sampling itself can carry the gradient, and the same tree
-can be walked again by another policy (`replay`).
+can be walked again by another policy (`replay`). Where paths end by an answer, as in decoding, the last step draws one
+of the items that are left.
 
 The category of a step is what the category head holds likeliest behind the step's token; once one item is left, it is
 that of the item's own categories which the head held likeliest at the last step decided (choice).
@@ -13,111 +14,20 @@ that of the item's own categories which the head held likeliest at the last step
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from recbole_reg4rec.alignment.tree import Groups, Level, Walk
 from recbole_reg4rec.decoding.beam import surest
 from recbole_reg4rec.decoding.catalogue import NEVER, Candidates, Catalogue
 from recbole_reg4rec.model.history import History
 from recbole_reg4rec.model.reasoner import Reasoner
-from recbole_reg4rec.model.scorers import OpenTokens, TokenScorer
+from recbole_reg4rec.model.scorers import CatalogueScorer, OpenTokens, TokenScorer
 
 # Nodes of one row that stand side by side: fewer leave fewer places idle, more copy the row's history less often.
 _PIECE = 32
-
-
-@dataclass
-class Level:
-    """The ``N`` nodes of one step, each a distinct partial path of some context; all tensors int64.
-
-    ``rows``, ``places``: ``[N]``, the row and the position that a node reasons from, rows ascending.
-    ``parents``: ``[N]``, its parent among the nodes of the level before; ``entered``: ``[2, N]``, codebook and token
-    taken on the way. Meaningless at the root.
-    ``books``: ``[N]``, the codebook that a node takes; ``open``: which of its tokens can follow.
-    ``paths``: ``[L]``, those of the ``R * G`` paths that still decide here; ``nodes``, ``tokens``: ``[L]``, the node
-    each is at and the token it takes.
-    """
-
-    rows: Tensor
-    places: Tensor
-    parents: Tensor
-    entered: Tensor
-    books: Tensor
-    open: OpenTokens
-    paths: Tensor
-    nodes: Tensor
-    tokens: Tensor
-
-    def only(self, nodes: Tensor, parents: Tensor, paths: Tensor) -> Level:
-        """Some nodes bool ``[N]`` with their new parents int64 ``[N']``, and some of the entries bool ``[L]``."""
-        number = nodes.cumsum(0) - 1
-        return Level(
-            self.rows[nodes],
-            self.places[nodes],
-            parents,
-            self.entered[:, nodes],
-            self.books[nodes],
-            self.open[nodes],
-            self.paths[paths],
-            number[self.nodes[paths]],
-            self.tokens[paths],
-        )
-
-
-@dataclass
-class Walk:
-    """What a policy holds at the nodes of a tree, by level: ``log_probs`` float32 ``[N, K]``, ``hidden`` ``[N, d]``."""
-
-    log_probs: list[Tensor] = field(default_factory=list)
-    hidden: list[Tensor] = field(default_factory=list)
-
-
-@dataclass
-class Groups:
-    """``R`` groups of ``G`` paths.
-
-    ``levels``: the tree. ``walk``: the sampling policy along it, with its gradient.
-    ``items``: int64 ``[R, G]``, the item of each path (one of them where several share a tuple).
-    ``books``, ``tokens``, ``categories``: int64 ``[R, G, M]``, forced steps included.
-    """
-
-    levels: list[Level]
-    walk: Walk
-    items: Tensor
-    books: Tensor
-    tokens: Tensor
-    categories: Tensor
-
-    def path_log_probs(self, walk: Walk) -> Tensor:
-        """Log-probability of every path, float32 ``[R, G]``."""
-        total = walk.log_probs[0].new_zeros(self.items.numel())
-        for level, log_probs in zip(self.levels, walk.log_probs, strict=True):
-            total = total.index_add(0, level.paths, pick(log_probs, level.nodes, level.tokens))
-        return total.view(self.items.shape)
-
-    def subtree(self, count: int) -> tuple[list[Level], list[Tensor]]:
-        """The tree of the first ``count`` paths of each group, and which nodes of each level it has, bool ``[N]``."""
-        size = self.items.shape[1]
-        levels: list[Level] = []
-        kept: list[Tensor] = []
-        for level in self.levels:
-            paths = level.paths % size < count
-            nodes = torch.zeros(len(level.rows), dtype=torch.bool, device=paths.device)
-            nodes[level.nodes[paths]] = True
-            parents = level.parents[nodes]
-            if kept:
-                parents = (kept[-1].cumsum(0) - 1)[parents]
-            levels.append(level.only(nodes, parents, paths))
-            kept.append(nodes)
-        return levels, kept
-
-
-def pick(log_probs: Tensor, nodes: Tensor, tokens: Tensor) -> Tensor:
-    """Entries of float32 ``[N, K]`` at int64 ``[L]`` each, to ``[L]``."""
-    # The gradient of this is several times as fast as that of plain indexing.
-    return log_probs.flatten().index_select(0, nodes * log_probs.shape[1] + tokens)
 
 
 class _Walker:
@@ -183,6 +93,7 @@ class Sampler:
         order: how codebooks are chosen, one of `decoding.beam.ORDERS`.
         temperature: above 0; divides the logits of the chosen codebook, not those that choose it.
         categories: whether steps get categories; without, they are all 0.
+        steps: the step, at least 2, that answers with an item instead of a token; None: all tokens are spelled.
     """
 
     catalogue: Catalogue
@@ -191,6 +102,7 @@ class Sampler:
     order: str = "confidence"
     temperature: float = 1.0
     categories: bool = True
+    steps: int | None = None
 
     def sample(
         self, reasoner: Reasoner, history: History, trained: Tensor, group: int, given: Tensor | None = None
@@ -233,6 +145,14 @@ class Sampler:
         paths = paths[(paths % size < group) | (wanted > 0)]
         nodes = paths // size
         for step in range(books):
+            if step + 1 == self.steps:
+                assert candidates is not None, "the first step takes a token"
+                level = Level(rows, places, parent, entered, None, OpenTokens(None, candidates), paths, nodes, nodes)
+                walk.log_probs.append(_log_probs(scorer, states, level, self.temperature))
+                walk.hidden.append(states)
+                groups.levels.append(level)
+                self._answer(groups, reasoner, level, walk.log_probs[-1].detach(), states, closed, wanted[paths], step)
+                break
             book = self._choose(scorer, states, candidates, closed, step)
             allowed = scorer.open(book, candidates)
             log_probs = scorer.book_log_probs(states, book, allowed, self.temperature)
@@ -254,7 +174,11 @@ class Sampler:
                 candidates = self.catalogue.narrow(candidates[parent], taken, token)
             closed = closed[parent].scatter(1, taken.unsqueeze(1), True)
             ended = (candidates.counts == 1) | (step + 1 == books)
-            self._finish(groups, reasoner, states, parent, candidates, closed, ended, paths, belongs, step)
+            if bool(ended.any()):
+                done, number = ended[belongs], ended.cumsum(0) - 1
+                item = candidates[ended].last()[number[belongs[done]]]
+                ready, node = paths[done], belongs[done]
+                self._finish(groups, reasoner, states, ready, nodes[done], item, closed[node], step, step + 1)
             if bool(ended.all()):
                 break
             alive = ~ended
@@ -297,42 +221,71 @@ class Sampler:
         return torch.searchsorted(cumulated, draw, right=True).squeeze(1)
 
     @torch.no_grad()
+    def _answer(
+        self,
+        groups: Groups,
+        reasoner: Reasoner,
+        level: Level,
+        log_probs: Tensor,
+        states: Tensor,
+        closed: Tensor,
+        forced: Tensor,
+        step: int,
+    ) -> None:
+        """Draws the answers of a level whose ``tokens`` are still to come, and writes down what follows from them."""
+        assert level.open.candidates is not None
+        items = level.open.candidates.padded()
+        level.tokens = self._draw(log_probs, level.nodes)
+        given = forced.nonzero().squeeze(1)
+        same = items[level.nodes[given]] == forced[given].unsqueeze(1)
+        level.tokens[given] = same.int().argmax(1)
+        item = items[level.nodes, level.tokens]
+        self._finish(groups, reasoner, states, level.paths, level.nodes, item, closed[level.nodes], step, step)
+
+    @torch.no_grad()
     def _finish(
         self,
         groups: Groups,
         reasoner: Reasoner,
         states: Tensor,
-        parent: Tensor,
-        candidates: Candidates,
+        ready: Tensor,
+        nodes: Tensor,
+        items: Tensor,
         closed: Tensor,
-        ended: Tensor,
-        paths: Tensor,
-        belongs: Tensor,
         step: int,
+        forced: int,
     ) -> None:
-        """Writes down the item of every path that has come to its end, and the steps that are forced by it."""
-        if not bool(ended.any()):
-            return
-        item = candidates[ended].last()
-        number = ended.cumsum(0) - 1
-        done = ended[belongs]
-        ready, node = paths[done], number[belongs[done]]
-        groups.items[ready] = item[node]
-        codes = self.catalogue.codes[item]
+        """Writes down the items of paths that have come to their end, and the steps that follow from them.
+
+        Args:
+            states: ``[N, d]``, those of the last step decided, ``step``.
+            ready, nodes, items: int64 ``[E]``, the paths, the nodes they decided at, and where they lead.
+            closed: bool ``[E, M]``, the codebooks they have taken.
+            forced: the first step that was not taken by a token.
+        """
+        groups.items[ready] = items
         # Codebooks still open come last, in their own order.
-        order = closed[ended].long().argsort(dim=1, stable=True)
-        for offset in range(self.catalogue.codebooks - step - 1):
-            book = order[:, offset]
-            groups.books[ready, step + 1 + offset] = book[node]
-            groups.tokens[ready, step + 1 + offset] = codes.gather(1, book.unsqueeze(1)).squeeze(1)[node]
+        order = closed.long().argsort(dim=1, stable=True)[:, : self.catalogue.codebooks - forced]
+        groups.books[ready, forced:] = order
+        groups.tokens[ready, forced:] = self.catalogue.codes[items].gather(1, order)
         if not self.categories:
             return
-        logits = reasoner.category_logits(states[parent[ended]])
-        members = self.members[item]
-        own = logits.gather(1, members).masked_fill(members == 0, NEVER)
+        at, nodes = torch.unique(nodes, return_inverse=True)
+        logits = reasoner.category_logits(states[at])
+        members = self.members[items]
+        own = logits.flatten()[nodes.unsqueeze(1) * logits.shape[1] + members].masked_fill(members == 0, NEVER)
         category = members.gather(1, own.argmax(-1, keepdim=True)).squeeze(1)
-        category = torch.where((members > 0).any(1), category, logits.argmax(-1))
-        groups.categories[ready, step:] = category[node].unsqueeze(1)
+        category = torch.where((members > 0).any(1), category, logits.argmax(-1)[nodes])
+        groups.categories[ready, step:] = category.unsqueeze(1)
+
+
+def _log_probs(scorer: TokenScorer, states: Tensor, level: Level, temperature: float) -> Tensor:
+    """What a policy holds at the nodes of a level, see `Walk`."""
+    if level.books is not None:
+        return scorer.book_log_probs(states, level.books, level.open, temperature)
+    assert isinstance(scorer, CatalogueScorer) and level.open.candidates is not None, "the others spell all tokens"
+    answers = scorer.answer(states, level.open.candidates)
+    return answers if temperature == 1.0 else (answers / temperature).log_softmax(-1)
 
 
 def replay(
@@ -351,6 +304,6 @@ def replay(
             states = walker.step(level.rows, level.places, level.parents, level.entered)
         else:
             states = walker.root(level.rows, level.places)
-        walk.log_probs.append(scorer.book_log_probs(states, level.books, level.open, temperature))
+        walk.log_probs.append(_log_probs(scorer, states, level, temperature))
         walk.hidden.append(states)
     return walk

@@ -15,7 +15,8 @@ from torch import Tensor
 from recbole_reg4rec.alignment.future import check_window, future_items
 from recbole_reg4rec.alignment.grpo import clipped_objective, divergence, entropy, group_advantages
 from recbole_reg4rec.alignment.rewards import RewardWeights, path_rewards
-from recbole_reg4rec.alignment.sampling import Groups, Level, Sampler, Walk, pick, replay
+from recbole_reg4rec.alignment.sampling import Sampler, replay
+from recbole_reg4rec.alignment.tree import Groups, Level, Walk, pick
 from recbole_reg4rec.data.sequences import FUTURE, TARGETS, WholeSequenceLoader
 from recbole_reg4rec.model.history import History, HistoryEncoder
 from recbole_reg4rec.model.reasoner import Reasoner
@@ -73,6 +74,7 @@ class AlignmentStage:
             model.decoding_order,
             float(config["align_temperature"]),
             self._weights.need_categories,
+            model.steps if model.steps < model.catalogue.codebooks else None,
         )
         self._reference: tuple[HistoryEncoder, Reasoner] | None = None
         self._steps: list[dict[str, float]] = []
@@ -191,7 +193,8 @@ class AlignmentStage:
         numbers = [nodes.nonzero().squeeze(1) for nodes in kept]
         for level, nodes, log_probs, frozen in zip(levels, numbers, walk.log_probs, reference, strict=True):
             visits = torch.bincount(level.nodes, minlength=len(frozen)) / (contexts * self._kl_paths)
-            ours = log_probs.index_select(0, nodes)
+            # Lists of answers may be longer in the whole tree; what is behind is never open to these nodes.
+            ours = log_probs.index_select(0, nodes)[:, : frozen.shape[1]]
             kl = kl + (divergence(ours, frozen) * visits).sum()
             spread = spread + (entropy(ours.detach()) * visits).sum()
         return kl, spread
@@ -207,7 +210,7 @@ class AlignmentStage:
             loss = loss - pick(log_probs, node, level.tokens[true]).sum() / shown
             if model.category_weight > 0 and len(node):
                 owners = targets[level.paths[true] // size]
-                share = len(node) / shown / model.catalogue.codebooks
+                share = len(node) / shown / model.steps
                 loss = loss + model.category_weight * share * model.category_loss(hidden.index_select(0, node), owners)
         return loss
 

@@ -82,10 +82,7 @@ def corp_rule(config: Any) -> CorpRule | None:
     chosen, keep = config["corp_steps"], int(config["corp_min_beams"])
     books = min(int(config["codebooks"]), int(config["reasoning_steps"]))
     if books < 2:
-        raise UserError(
-            "setting corp is True, but codebooks or reasoning_steps is 1, so that no step has one before it; "
-            "set corp: False"
-        )
+        raise UserError("setting corp is True, but codebooks is 1, so that no step has one before it; set corp: False")
     steps = tuple(range(2, books + 1)) if chosen == "all" else tuple(sorted(set(chosen)))
     if not steps or steps[-1] > books:
         raise UserError(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from recbole_reg4rec.alignment.grpo import clipped_objective
-from recbole_reg4rec.alignment.sampling import Sampler, pick, replay
+from recbole_reg4rec.alignment.sampling import Sampler, replay
+from recbole_reg4rec.alignment.tree import pick
 
 ITEMS = 12
 
@@ -45,7 +46,7 @@ def token_logits(model, hidden: Tensor, alive: Tensor) -> Tensor:
     ).log()
 
 
-def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: str):
+def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: str, steps: int | None = None):
     """Log-probability, codebooks and categories of an item's path for one history, by the definition."""
     codes, members, reasoner = model.catalogue.codes, model.members, model.reasoner
     history = model.encoder(items.unsqueeze(0))
@@ -63,6 +64,11 @@ def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: 
 
     while open_books:
         logits = token_logits(model, hidden, alive)
+        if len(books) + 1 == steps:
+            # The answer: what is left of the item at once, the softmax of the sums of its tokens' logits.
+            sums = model.reasoner.token_logits(hidden)[torch.arange(codes.shape[1]), codes[alive]].sum(1)
+            total = total + (sums / temperature).log_softmax(-1)[alive.tolist().index(int(wanted))]
+            return total, books, categories + [own(hidden, int(wanted))] * len(open_books)
         words = {book: codes[alive, book].unique() for book in open_books}
         sure = {book: logits[book, words[book]].softmax(-1).max().item() for book in open_books}
         # Where one item decides, several codebooks are as sure but for rounding.
@@ -92,11 +98,13 @@ def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: 
         {"token_softmax": "codebook"},
         {"history_form": "flat"},
         {"n_layers": 4, "start_from_history": False, "token_softmax": "codebook"},
+        {"reasoning_steps": 2},
     ],
 )
 def test_sampled_paths_equal_paths_walked_alone(make, settings, order):
     model, items, trained = make(**settings)
-    sampler = Sampler(model.catalogue, model.members, model.scorer, order, temperature=1.3)
+    steps = settings.get("reasoning_steps")
+    sampler = Sampler(model.catalogue, model.members, model.scorer, order, temperature=1.3, steps=steps)
     torch.manual_seed(0)
     groups = sampler.sample(model.reasoner, model.encoder(items), trained, 6)
     log_probs = groups.path_log_probs(groups.walk)
@@ -105,7 +113,7 @@ def test_sampled_paths_equal_paths_walked_alone(make, settings, order):
     assert len(set(groups.items.flatten().tolist())) >= 3, "otherwise little is compared"
     for group, (row, place) in enumerate(trained.nonzero().tolist()):
         for path, item in enumerate(groups.items[group]):
-            expected, books, categories = walk_alone(model, items[row, : place + 1], item, 1.3, order)
+            expected, books, categories = walk_alone(model, items[row, : place + 1], item, 1.3, order, steps)
             assert log_probs[group, path].item() == pytest.approx(expected.item(), abs=1e-5)
             # Forced steps stand behind the decided ones, in any order.
             assert groups.books[group, path, : len(books)].tolist() == books
@@ -114,11 +122,12 @@ def test_sampled_paths_equal_paths_walked_alone(make, settings, order):
             assert groups.categories[group, path].tolist() == categories
 
 
+@pytest.mark.parametrize("steps", [None, 2])
 @pytest.mark.parametrize("order", ["confidence", "random", "fixed"])
-def test_all_paths_together_have_probability_one_and_draws_follow_it(make, order):
+def test_all_paths_together_have_probability_one_and_draws_follow_it(make, order, steps):
     model, items, trained = make()
     contexts, draws = int(trained.sum()), 4000
-    sampler = Sampler(model.catalogue, model.members, model.scorer, order, categories=False)
+    sampler = Sampler(model.catalogue, model.members, model.scorer, order, categories=False, steps=steps)
     every = torch.arange(1, ITEMS + 1).expand(contexts, -1)
     torch.manual_seed(1)
     groups = sampler.sample(model.reasoner, model.encoder(items), trained, draws, every)
@@ -131,11 +140,12 @@ def test_all_paths_together_have_probability_one_and_draws_follow_it(make, order
     assert (groups.categories == 0).all()
 
 
-def test_the_estimate_over_all_paths_is_the_exact_policy_gradient(make):
+@pytest.mark.parametrize("steps", [None, 2])
+def test_the_estimate_over_all_paths_is_the_exact_policy_gradient(make, steps):
     """Each path weighted by its probability, the objective's gradient is that of the expected reward."""
     model, items, trained = make()
     contexts = int(trained.sum())
-    sampler = Sampler(model.catalogue, model.members, model.scorer)
+    sampler = Sampler(model.catalogue, model.members, model.scorer, steps=steps)
     every = torch.arange(1, ITEMS + 1).expand(contexts, -1)
     reward = torch.randn(contexts, ITEMS, generator=torch.Generator().manual_seed(5))
     groups = sampler.sample(model.reasoner, model.encoder(items), trained, 0, every)
@@ -168,9 +178,10 @@ def test_a_temperature_spreads_draws(make):
     assert kinds[0] < kinds[1] < kinds[2]
 
 
-def test_the_subtree_of_some_paths_gives_them_the_same_probability(make):
+@pytest.mark.parametrize("steps", [None, 2])
+def test_the_subtree_of_some_paths_gives_them_the_same_probability(make, steps):
     model, items, trained = make()
-    sampler = Sampler(model.catalogue, model.members, model.scorer)
+    sampler = Sampler(model.catalogue, model.members, model.scorer, steps=steps)
     torch.manual_seed(4)
     groups = sampler.sample(model.reasoner, model.encoder(items), trained, 8)
     levels, kept = groups.subtree(2)
@@ -178,7 +189,8 @@ def test_the_subtree_of_some_paths_gives_them_the_same_probability(make):
     whole = groups.path_log_probs(groups.walk)
     part = torch.zeros(whole.numel())
     for level, nodes, log_probs, original in zip(levels, kept, walk.log_probs, groups.walk.log_probs, strict=True):
-        assert torch.allclose(log_probs.exp(), original[nodes].exp(), atol=1e-5)
+        assert torch.allclose(log_probs.exp(), original[nodes].exp()[:, : log_probs.shape[1]], atol=1e-5)
+        assert not original[nodes].exp()[:, log_probs.shape[1] :].any()
         part = part.index_add(0, level.paths, pick(log_probs, level.nodes, level.tokens))
     part = part.view(whole.shape)
     assert torch.allclose(part[:, :2], whole[:, :2], atol=1e-5) and (part[:, 2:] == 0).all()

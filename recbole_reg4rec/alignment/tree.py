@@ -1,0 +1,106 @@
+"""Groups of paths as a tree: what began alike is one node, which is computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from recbole_reg4rec.model.scorers import OpenTokens
+
+
+@dataclass
+class Level:
+    """The ``N`` nodes of one step, each a distinct partial path of some context; all tensors int64.
+
+    ``rows``, ``places``: ``[N]``, the row and the position that a node reasons from, rows ascending.
+    ``parents``: ``[N]``, its parent among the nodes of the level before; ``entered``: ``[2, N]``, codebook and token
+    taken on the way. Meaningless at the root.
+    ``books``: ``[N]``, the codebook that a node takes; ``open``: which of its tokens can follow. None where a node
+    answers instead, with one of its ``open.candidates``.
+    ``paths``: ``[L]``, those of the ``R * G`` paths that still decide here; ``nodes``, ``tokens``: ``[L]``, the node
+    each is at and the token it takes, or the place of its answer among the candidates.
+    """
+
+    rows: Tensor
+    places: Tensor
+    parents: Tensor
+    entered: Tensor
+    books: Tensor | None
+    open: OpenTokens
+    paths: Tensor
+    nodes: Tensor
+    tokens: Tensor
+
+    def only(self, nodes: Tensor, parents: Tensor, paths: Tensor) -> Level:
+        """Some nodes bool ``[N]`` with their new parents int64 ``[N']``, and some of the entries bool ``[L]``."""
+        number = nodes.cumsum(0) - 1
+        return Level(
+            self.rows[nodes],
+            self.places[nodes],
+            parents,
+            self.entered[:, nodes],
+            None if self.books is None else self.books[nodes],
+            self.open[nodes],
+            self.paths[paths],
+            number[self.nodes[paths]],
+            self.tokens[paths],
+        )
+
+
+@dataclass
+class Walk:
+    """What a policy holds at the nodes of a tree, by level.
+
+    ``log_probs``: float32 ``[N, K]``, of tokens, or ``[N, P]``, of answers; ``hidden``: ``[N, d]``.
+    """
+
+    log_probs: list[Tensor] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class Groups:
+    """``R`` groups of ``G`` paths.
+
+    ``levels``: the tree. ``walk``: the sampling policy along it, with its gradient.
+    ``items``: int64 ``[R, G]``, the item of each path (one of them where several share a tuple).
+    ``books``, ``tokens``, ``categories``: int64 ``[R, G, M]``, forced steps included.
+    """
+
+    levels: list[Level]
+    walk: Walk
+    items: Tensor
+    books: Tensor
+    tokens: Tensor
+    categories: Tensor
+
+    def path_log_probs(self, walk: Walk) -> Tensor:
+        """Log-probability of every path, float32 ``[R, G]``."""
+        total = walk.log_probs[0].new_zeros(self.items.numel())
+        for level, log_probs in zip(self.levels, walk.log_probs, strict=True):
+            total = total.index_add(0, level.paths, pick(log_probs, level.nodes, level.tokens))
+        return total.view(self.items.shape)
+
+    def subtree(self, count: int) -> tuple[list[Level], list[Tensor]]:
+        """The tree of the first ``count`` paths of each group, and which nodes of each level it has, bool ``[N]``."""
+        size = self.items.shape[1]
+        levels: list[Level] = []
+        kept: list[Tensor] = []
+        for level in self.levels:
+            paths = level.paths % size < count
+            nodes = torch.zeros(len(level.rows), dtype=torch.bool, device=paths.device)
+            nodes[level.nodes[paths]] = True
+            parents = level.parents[nodes]
+            if kept:
+                parents = (kept[-1].cumsum(0) - 1)[parents]
+            levels.append(level.only(nodes, parents, paths))
+            kept.append(nodes)
+        return levels, kept
+
+
+def pick(log_probs: Tensor, nodes: Tensor, tokens: Tensor) -> Tensor:
+    """Entries of float32 ``[N, K]`` at int64 ``[L]`` each, to ``[L]``."""
+    # The gradient of this is several times as fast as that of plain indexing.
+    return log_probs.flatten().index_select(0, nodes * log_probs.shape[1] + tokens)
