@@ -14,12 +14,19 @@ FORMS = ("fused", "flat")
 
 
 class TokenTable(nn.Module):
-    """An embedding for every token of every codebook, ``[M * K, d]`` with the codebooks one after the other."""
+    """An embedding for every token of every codebook, ``[M * K, d]`` with the codebooks one after the other.
 
-    def __init__(self, codes: Tensor, codewords: int, width: int) -> None:
+    Args:
+        codes: int64 ``[items + 1, M]``.
+        codewords: K.
+        width: d.
+        length: what an embedding is long at first.
+    """
+
+    def __init__(self, codes: Tensor, codewords: int, width: int, length: float = 1.0) -> None:
         super().__init__()
         self.codebooks, self.codewords = codes.shape[1], codewords
-        self.weight = nn.Parameter(torch.randn(self.codebooks * codewords, width) * width**-0.5)
+        self.weight = nn.Parameter(torch.randn(self.codebooks * codewords, width) * (length * width**-0.5))
         offsets = torch.arange(self.codebooks) * codewords
         self.register_buffer("rows", codes + offsets, persistent=False)
 

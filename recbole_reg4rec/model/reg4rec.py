@@ -64,7 +64,8 @@ class REG4Rec(SequentialRecommender):
         shape = layer_shape(config)
         self.catalogue = Catalogue(codes, tokens.codewords)
         self.register_buffer("members", torch.from_numpy(tokens.members), persistent=False)
-        table = TokenTable(codes, tokens.codewords, width)
+        # So that an item, the sum of its tokens, is of length 1 at first, however many these are.
+        table = TokenTable(codes, tokens.codewords, width, length=codes.shape[1] ** -0.5)
         self.item_path = ItemPath(table) if config["item_path"] else None
         self.memory = build_memory(config, dataset) if config["memory"] else None
         self.repeat = None
