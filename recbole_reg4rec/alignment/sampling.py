@@ -43,7 +43,7 @@ class _Walker:
         self._slots = torch.zeros(0, dtype=torch.int64)
 
     def root(self, rows: Tensor, places: Tensor) -> Tensor:
-        """States of single positions, int64 ``[N]`` each, rows ascending, before the first step: ``[N, d]``."""
+        """States of single positions, int64 ``[N]`` each, rows ascending, before the first step: ``[N, h]``."""
         last = self._history.last
         owners, mask = self._arrange(rows, places)
         queries = last.flatten(0, 1).index_select(0, self._spread(rows * last.shape[1] + places).flatten())
@@ -54,7 +54,7 @@ class _Walker:
         return self._pick(self._session.begin())
 
     def step(self, rows: Tensor, places: Tensor, parents: Tensor, entered: Tensor) -> Tensor:
-        """States ``[N, d]`` of the nodes of the next level, see `Level`."""
+        """States ``[N, h]`` of the nodes of the next level, see `Level`."""
         before = self._slots[parents]
         owners, mask = self._arrange(rows, places)
         self._session.branch(owners, mask, self._spread(before))
@@ -258,7 +258,7 @@ class Sampler:
         """Writes down the items of paths that have come to their end, and the steps that follow from them.
 
         Args:
-            states: ``[N, d]``, those of the last step decided, ``step``.
+            states: ``[N, h]``, those of the last step decided, ``step``.
             ready, nodes, items: int64 ``[E]``, the paths, the nodes they decided at, and where they lead.
             closed: bool ``[E, M]``, the codebooks they have taken.
             forced: the first step that was not taken by a token.

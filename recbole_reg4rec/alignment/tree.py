@@ -53,7 +53,7 @@ class Level:
 class Walk:
     """What a policy holds at the nodes of a tree, by level.
 
-    ``log_probs``: float32 ``[N, K]``, of tokens, or ``[N, P]``, of answers; ``hidden``: ``[N, d]``.
+    ``log_probs``: float32 ``[N, K]``, of tokens, or ``[N, P]``, of answers; ``hidden``: ``[N, h]``.
     """
 
     log_probs: list[Tensor] = field(default_factory=list)

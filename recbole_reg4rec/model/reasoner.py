@@ -17,7 +17,11 @@ class Reasoner(nn.Module):
         categories: number of categories, without the padding; 0 for a model that predicts none.
         start_from_history: add the state behind the last item to ``<BOS>`` (our choice; off: the bare ``<BOS>``).
         identity: vectors of the items' own, beside their tokens.
-        grounded: states are that behind the last item plus what the decoder corrects, at first nothing (our choice).
+        grounded: the tokens' states are that behind the last item plus what the decoder corrects, at first nothing (our
+            choice). Categories are told from what the decoder itself came to, which knows the path.
+
+    ``hidden``, here and in whatever asks, is all that stands behind a step: float ``[..., h]``, of which `query` and
+    `category_logits` take what is theirs.
 
     Attributes:
         vectors: what a projected state and a 1 behind it are compared with, ``[items + 1, d + 1]``: an item's logit is
@@ -39,7 +43,7 @@ class Reasoner(nn.Module):
         grounded: bool = False,
     ) -> None:
         super().__init__()
-        self.table, self.start_from_history = table, start_from_history
+        self.table, self.start_from_history, self.width = table, start_from_history, width
         self.begin = nn.Parameter(torch.randn(width) * width**-0.5)
         self.norm = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
@@ -64,18 +68,23 @@ class Reasoner(nn.Module):
         ]
         return ReasoningSession(self, sources, queries, mask, causal)
 
+    def query(self, hidden: Tensor) -> Tensor:
+        """What tokens and items are compared with: ``[..., h]`` to ``[..., d]``."""
+        projected: Tensor = self.project(hidden[..., : self.width])
+        return projected
+
     def token_logits(self, hidden: Tensor) -> Tensor:
-        """Logits of every token of every codebook: ``[..., d]`` to ``[..., M, K]``."""
-        logits = nn.functional.linear(self.project(hidden), self.table.weight, self.bias)
+        """Logits of every token of every codebook: ``[..., h]`` to ``[..., M, K]``."""
+        logits = nn.functional.linear(self.query(hidden), self.table.weight, self.bias)
         return logits.unflatten(-1, (self.table.codebooks, self.table.codewords))
 
     def book_logits(self, hidden: Tensor, book: int) -> Tensor:
-        """Logits of one codebook's tokens alone: ``[..., d]`` to ``[..., K]``."""
+        """Logits of one codebook's tokens alone: ``[..., h]`` to ``[..., K]``."""
         rows = slice(book * self.table.codewords, (book + 1) * self.table.codewords)
-        return nn.functional.linear(self.project(hidden), self.table.weight[rows], self.bias[rows])
+        return nn.functional.linear(self.query(hidden), self.table.weight[rows], self.bias[rows])
 
     def chosen_logits(self, projected: Tensor, books: Tensor) -> Tensor:
-        """Logits of the tokens of one codebook each, after `project`: ``[N, d]``, int64 ``[N]`` to ``[N, K]``."""
+        """Logits of the tokens of one codebook each, after `query`: ``[N, d]``, int64 ``[N]`` to ``[N, K]``."""
         weight = self.table.weight.view(self.table.codebooks, self.table.codewords, -1)
         bias = self.bias.view(self.table.codebooks, -1)
         order = books.argsort()
@@ -85,9 +94,9 @@ class Reasoner(nn.Module):
         return torch.cat(logits).index_select(0, order.argsort())
 
     def category_logits(self, hidden: Tensor) -> Tensor:
-        """Logits of the item's category: ``[..., d]`` to ``[..., categories + 1]``; the padding category never wins."""
+        """Logits of the item's category: ``[..., h]`` to ``[..., categories + 1]``; the padding category never wins."""
         assert self.category is not None, "a model without categories asks for none"
-        logits = self.category(hidden)
+        logits = self.category(hidden[..., -self.width :])
         return torch.cat([torch.full_like(logits[..., :1], -1e4), logits[..., 1:]], dim=-1)
 
 
@@ -105,13 +114,13 @@ class ReasoningSession:
         self._caches: list[StepCache | None] = [None] * len(sources)
 
     def begin(self) -> Tensor:
-        """States at the first step, ``[B, Q, d]``."""
+        """What stands behind nothing yet, ``[B, Q, h]``."""
         start = self._reasoner.begin.expand_as(self._queries)
         # Without dropout: what the history comes to stands here once, not once an item.
         return self._step(self._reasoner.norm(start + self._queries if self._reasoner.start_from_history else start))
 
     def take(self, embedded: Tensor) -> Tensor:
-        """States after every path took a token, whose embeddings are ``[B, Q, d]``."""
+        """The same after every path took a token, whose embeddings are ``[B, Q, d]``."""
         return self._step(self._reasoner.dropout(self._reasoner.norm(embedded)))
 
     def branch(self, rows: Tensor, mask: Tensor, parents: Tensor | None = None) -> None:
@@ -151,4 +160,4 @@ class ReasoningSession:
                 x, self._caches[number], self._open_sources[number], self._mask, self._causal
             )
         correct = self._reasoner.correct
-        return x if correct is None else self._queries + correct(x)
+        return x if correct is None else torch.cat([self._queries + correct(x), x], dim=-1)

@@ -200,7 +200,7 @@ class REG4Rec(SequentialRecommender):
                 candidates = self.catalogue.open(book, token)
             else:
                 candidates = self.catalogue.narrow(candidates, book, token)
-            embedded = torch.zeros_like(hidden)
+            embedded = hidden.new_zeros(*hidden.shape[:-1], reasoner.width)
             embedded[trained] = reasoner.table.tokens(book, token).to(hidden.dtype)
             hidden = session.take(embedded)
         return token_loss, self.category_weight * category_loss

@@ -30,20 +30,20 @@ class TokenScorer(Protocol):
     """What training, decoding and explanations ask; ``candidates``: what is left to each path, None before a token."""
 
     def log_probs(self, hidden: Tensor, candidates: Candidates | None) -> Tensor:
-        """Of tokens within their codebooks: ``[..., d]`` to float32 ``[..., M, K]``; -inf for what is not feasible."""
+        """Of tokens within their codebooks: ``[..., h]`` to float32 ``[..., M, K]``; -inf for what is not feasible."""
 
     def loss(self, hidden: Tensor, candidates: Candidates | None, targets: Tensor, is_open: Tensor) -> Tensor:
         """Negative log-likelihood of a step, mean over contexts; scalar, nats.
 
         Args:
-            hidden: ``[R, d]``.
+            hidden: ``[R, h]``.
             candidates: those of the ``R`` prefixes, which the targets are among.
             targets: int64 ``[R]``, items.
             is_open: bool ``[R, M]``, codebooks that are open, as many in every row.
         """
 
     def confidence(self, hidden: Tensor, candidates: Candidates | None, closed: Tensor) -> Tensor:
-        """Largest log-probability of each codebook's tokens: ``[N, d]`` to float32 ``[N, M]``, no gradient.
+        """Largest log-probability of each codebook's tokens: ``[N, h]`` to float32 ``[N, M]``, no gradient.
 
         ``closed``: bool ``[N, M]``, codebooks that get -inf.
         """
@@ -52,7 +52,7 @@ class TokenScorer(Protocol):
         """Which tokens of one codebook can follow each path, int64 ``[N]``."""
 
     def book_log_probs(self, hidden: Tensor, books: Tensor, open_tokens: OpenTokens, temperature: float) -> Tensor:
-        """Of the tokens of one codebook each: ``[N, d]``, int64 ``[N]`` to float32 ``[N, K]``; -inf where not open."""
+        """Of the tokens of one codebook each: ``[N, h]``, int64 ``[N]`` to float32 ``[N, K]``; -inf where not open."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class CodebookScorer:
     @torch.no_grad()
     def confidence(self, hidden: Tensor, candidates: Candidates | None, closed: Tensor) -> Tensor:
         """See `TokenScorer`."""
-        projected, feasible = self.reasoner.project(hidden), self._feasible(candidates, closed)
+        projected, feasible = self.reasoner.query(hidden), self._feasible(candidates, closed)
         confidence = torch.full(closed.shape, NEVER, device=closed.device)
         for book in range(closed.shape[1]):
             nodes = (~closed[:, book]).nonzero().squeeze(1)
@@ -123,7 +123,7 @@ class CodebookScorer:
     def book_log_probs(self, hidden: Tensor, books: Tensor, open_tokens: OpenTokens, temperature: float) -> Tensor:
         """See `TokenScorer`."""
         assert open_tokens.feasible is not None
-        logits = self.reasoner.chosen_logits(self.reasoner.project(hidden), books).float()
+        logits = self.reasoner.chosen_logits(self.reasoner.query(hidden), books).float()
         if temperature != 1.0:
             logits = logits / temperature
         return logits.masked_fill(~open_tokens.feasible, NEVER).log_softmax(-1)
@@ -148,7 +148,7 @@ class CatalogueScorer:
         self._asked: tuple[Tensor, Candidates, _Left] | None = None
 
     def item_log_probs(self, hidden: Tensor) -> Tensor:
-        """Before the first token: ``[R, d]`` to float32 ``[R, items + 1]``; the padding item never wins."""
+        """Before the first token: ``[R, h]`` to float32 ``[R, items + 1]``; the padding item never wins."""
         logits = self._queries(hidden) @ self._vectors.T
         return logits.index_fill(1, logits.new_zeros(1, dtype=torch.int64), -1e4).log_softmax(-1)
 
@@ -160,7 +160,7 @@ class CatalogueScorer:
         return shares.T.contiguous().view(-1, catalogue.codebooks, catalogue.codewords)
 
     def shares_after(self, hidden: Tensor, candidates: Candidates) -> Tensor:
-        """Probabilities of tokens within their codebooks after some were taken: ``[..., d]`` to ``[..., M, K]``."""
+        """Probabilities of tokens within their codebooks after some were taken: ``[..., h]`` to ``[..., M, K]``."""
         found = self._table(self._among(hidden.flatten(0, -2), candidates))
         return found.view(*hidden.shape[:-1], *found.shape[1:])
 
@@ -236,12 +236,12 @@ class CatalogueScorer:
         return log_probs if temperature == 1.0 else (log_probs / temperature).log_softmax(-1)
 
     def _queries(self, hidden: Tensor) -> Tensor:
-        """What item vectors are compared with: ``[R, d]`` to float32 ``[R, d + 1]``."""
-        projected = self._reasoner.project(hidden).float()
+        """What item vectors are compared with: ``[R, h]`` to float32 ``[R, d + 1]``."""
+        projected = self._reasoner.query(hidden).float()
         return torch.cat([projected, projected.new_ones(len(projected), 1)], dim=1)
 
     def _among(self, hidden: Tensor, candidates: Candidates) -> _Left:
-        """The softmax over the candidates of each prefix, ``hidden`` ``[R, d]``."""
+        """The softmax over the candidates of each prefix, ``hidden`` ``[R, h]``."""
         if self._asked is not None and self._asked[0] is hidden and self._asked[1] is candidates:
             return self._asked[2]
         items, owners = candidates.entries()

@@ -82,7 +82,12 @@ def test_a_grounded_decoder_begins_by_correcting_nothing() -> None:
     encoder = HistoryEncoder(table, "fused", 5, layers=1, **SIZES)
     reasoner = Reasoner(table, categories=3, layers=1, start_from_history=True, grounded=True, **SIZES)
     items, path = torch.tensor([[1, 2, 3]]), [(0, 1), (1, 2)]
-    assert torch.equal(walk((encoder, reasoner), items, path), encoder(items).last[0, -1])
+    hidden = walk((encoder, reasoner), items, path)
+    assert torch.equal(reasoner.query(hidden), reasoner.project(encoder(items).last[0, -1]))
+    other = walk((encoder, reasoner), items, [(0, 1), (1, 3)])
+    assert torch.equal(reasoner.query(hidden), reasoner.query(other))
+    # Categories are told from the path at once.
+    assert not torch.allclose(reasoner.category_logits(hidden), reasoner.category_logits(other))
     assert reasoner.correct is not None
     (walk((encoder, reasoner), items, path) ** 2).sum().backward()
     assert reasoner.correct.weight.grad is not None and reasoner.correct.weight.grad.abs().sum() > 0
@@ -95,9 +100,9 @@ def test_items_are_compared_by_the_sum_of_their_tokens_logits() -> None:
     with torch.no_grad():
         reasoner.bias.normal_()
         hidden = torch.randn(6, 8)
-        logits = torch.cat([reasoner.project(hidden), torch.ones(6, 1)], dim=1) @ reasoner.vectors().T
+        logits = torch.cat([reasoner.query(hidden), torch.ones(6, 1)], dim=1) @ reasoner.vectors().T
         tokens = reasoner.token_logits(hidden)[:, torch.arange(2), CODES[1:]].sum(-1)
-        expected = tokens + reasoner.project(hidden) @ identity.weight[1:].T
+        expected = tokens + reasoner.query(hidden) @ identity.weight[1:].T
         assert torch.allclose(logits[:, 1:], expected, atol=1e-5)
         assert (logits[:, 0] == 0).all()
 

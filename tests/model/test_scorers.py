@@ -38,7 +38,7 @@ def item_shares(model: Any, hidden: Tensor, alive: Tensor) -> Tensor:
     score = logits[torch.arange(BOOKS), model.catalogue.codes[alive]].sum(1)
     identity = model.reasoner.vectors.identity
     if identity is not None:
-        score = score + identity.weight[alive] @ model.reasoner.project(hidden)
+        score = score + identity.weight[alive] @ model.reasoner.query(hidden)
     return score.softmax(0)
 
 
