@@ -199,8 +199,8 @@ def _files(text: str | None) -> list[str] | None:
     return [os.path.expanduser(path) for path in re.split(r"[,\s]+", text) if path] or None
 
 
-def help_text() -> str:
-    """What ``--help`` prints."""
+def help_text(model: str = "REG4Rec") -> str:
+    """What ``--help`` prints, with the settings of one model."""
     from recbole_reg4rec.config.help import settings_help
 
     width = min(shutil.get_terminal_size().columns, 100)
@@ -225,10 +225,20 @@ commands:
 
 arguments:
 {arguments}
-  --help           print this
+  --help           print this; with --model=NAME the settings of that model
   --version        print the version{own}
 
-{settings_help(width=width)}"""
+{settings_help(model, width)}"""
+
+
+def _model_of(argv: list[str]) -> str:
+    """The model that a command line names, whatever else is on it."""
+    named = "REG4Rec"
+    for text, following in zip(argv, [*argv[1:], ""], strict=True):
+        key, given, value = text.partition("=")
+        if key == "--model":
+            named = value if given else following
+    return named
 
 
 def _arguments_help(arguments: Mapping[str, str], width: int) -> str:
@@ -269,7 +279,7 @@ def main(argv: list[str]) -> int:
 
 def _main(argv: list[str]) -> int:
     if any(argument in ("--help", "-h") for argument in argv) or argv == ["help"]:
-        print(help_text())
+        print(help_text(_model_of(argv)))
         return EXIT_OK
     if "--version" in argv:
         print(f"recbole_reg4rec {__version__}")

@@ -237,6 +237,22 @@ def test_help(start):
         assert part in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ([], "--codebooks="),
+        (["--model=RPG"], "--heads_a_batch="),
+        (["--model", "HSTU"], "--negatives="),
+        (["--model=SASRec"], "settings of SASRec: none in this package"),
+    ],
+)
+def test_help_lists_the_settings_of_the_model_that_is_named(named, expected, capsys):
+    assert cli.main([*named, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert expected in shown and "settings of every model" in shown
+    assert ("--reasoning_steps=" in shown) == (not named)
+
+
 def test_help_and_version_need_no_torch():
     code = "import sys; from recbole_reg4rec.cli import main; main([sys.argv[1]]); print('torch' in sys.modules)"
     assert process("-c", code, "--help").stdout.strip().endswith("False")

@@ -33,6 +33,8 @@ def settings_help(model: str = "REG4Rec", width: int | None = None) -> str:
         if path.is_file():
             shown = Path(root.name) / path.relative_to(root)
             parts.append(f"{title} ({shown.as_posix()}):\n" + _list(describe_settings(path), width))
+        else:
+            parts.append(f"{title}: none in this package; where RecBole knows the model, its pages do")
     note = (
         "Every setting is given as --name=value; a list as --name=[a,b], a dictionary as --name=\"{'a': 1}\", a switch "
         "also as --name alone. Settings in files of --config_files have the same names, in YAML; the command line wins "

@@ -236,8 +236,18 @@ class SequenceTrainer(ResumableTrainer):
         self.tensorboard.add_scalar("Valid_score", score, epoch)
         self.wandblogger.log_metrics({**result, "valid_step": epoch}, head="valid")
         if self.finished and verbose:
-            self.logger.info(f"Finished training, best eval result in epoch {epoch - self.cur_step * self.eval_step}")
+            self.logger.info(f"Finished training, best eval result in epoch {self._best_epoch(entry)}")
         return bool(improved)
+
+    def _best_epoch(self, newest: dict[str, Any]) -> int:
+        """The epoch of this stage that validated best, the earliest of equals."""
+        scores = {
+            entry["epoch"]: entry["valid_score"]
+            for entry in [*self.epochs_log, newest]
+            if entry["stage"] == self.stage.name and "valid_score" in entry
+        }
+        best = max(scores.values()) if self.valid_metric_bigger else min(scores.values())
+        return next(int(epoch) for epoch, score in scores.items() if score == best)
 
     def _train_epoch(
         self,

@@ -18,8 +18,8 @@ def trainer_of(toy_data, tmp_path):
 
     def make(folder="c", fingerprint="same", **settings):
         rows = [(f"u{u}", f"i{(u + t) % 12}", t) for u in range(12) for t in range(4 + u % 4)]
-        fixed = {"learning_rate": 0.001, "learning_rate_schedule": "constant", "warmup_steps": 0}
-        toy = toy_data(rows, epochs=3, topk=[1, 5], valid_metric="NDCG@5", **{**fixed, **settings})
+        fixed = {"learning_rate": 0.001, "learning_rate_schedule": "constant", "warmup_steps": 0, "epochs": 3}
+        toy = toy_data(rows, topk=[1, 5], valid_metric="NDCG@5", **{**fixed, **settings})
         best, last = tmp_path / folder / "best.pth", tmp_path / folder / "best.last.pth"
         plain = resolved_settings(toy.config)
         made.append(SequenceTrainer(toy.config, toy.model, plain, best, last, fingerprint))
@@ -50,6 +50,17 @@ def test_fit_logs_saves_and_reports(trainer_of):
     assert not same(before, weights(trainer))
     # Every part of the loss is logged: tokens and categories.
     assert all(len(entry["loss"]) == 2 for entry in trainer.epochs_log)
+
+
+def test_the_log_names_the_best_epoch_when_the_last_one_is_validated_out_of_turn(trainer_of, monkeypatch):
+    trainer, toy = trainer_of(epochs=5, eval_step=2, stopping_step=1)
+    scores, told = iter([{"ndcg@5": 0.2}, {"ndcg@5": 0.3}, {"ndcg@5": 0.1}]), []
+    monkeypatch.setattr(trainer, "evaluate", lambda *args, **named: next(scores))
+    monkeypatch.setattr(trainer.logger, "info", told.append)
+    monkeypatch.setattr(trainer, "stopping_step", 0)  # any validation without a gain ends training
+    trainer.fit(toy.data.train, toy.data.valid, verbose=True)
+    assert [entry["epoch"] for entry in trainer.epochs_log if "valid" in entry] == [1, 3, 4]
+    assert "Finished training, best eval result in epoch 3" in told
 
 
 def test_unsaved_training_leaves_no_file(trainer_of):
