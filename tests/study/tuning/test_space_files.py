@@ -164,7 +164,7 @@ def test_a_space_that_searches_nothing_is_told(read):
 def test_one_setting():
     model_class = find_model("REG4Rec")
     space, known = read_space(None, "REG4Rec", model_class, "ml-100k"), known_for(model_class, "ml-100k")
-    assert one_setting("M", None, space, known).parameters[0].choices == (2, 4, 8, 12, 16)
+    assert one_setting("M", None, space, known).parameters[0].choices == (4, 8, 12, 16)
     given = one_setting("beam_width", [5, 50], space, known)
     assert given.parameters[0].choices == (5, 50) and given.fixed == space.fixed
     assert one_setting("stopping_step", [1, 2], space, known).fixed == {}
