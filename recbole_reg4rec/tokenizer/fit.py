@@ -36,11 +36,12 @@ class TokenizerSettings:
 
 
 def default_codewords(items: int) -> int:
-    """The value of ``codebook_size: auto`` (our choice): the power of two next to ``2 sqrt(items)``, 8 to 4096.
+    """The value of ``codebook_size: auto`` (our choice): the power of two next to ``8 sqrt(items)``, 8 to 4096.
 
-    With fewer than 8 items it is their number.
+    In small catalogues it is that next to a quarter of the items, so that tokens are shared; with fewer than 8 items it
+    is their number.
     """
-    target = 2.0 * max(items, 1) ** 0.5
+    target = min(8.0 * max(items, 1) ** 0.5, max(items, 4) / 4)
     return int(min(4096, max(8, 2 ** round(np.log2(target))), max(items, 2)))
 
 

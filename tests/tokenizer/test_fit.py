@@ -73,7 +73,8 @@ def test_settings_matter(fitted, changed):
 
 
 @pytest.mark.parametrize(
-    ("items", "expected"), [(5, 5), (8, 8), (20, 8), (100, 16), (1682, 64), (12101, 256), (10**7, 4096), (1, 2)]
+    ("items", "expected"),
+    [(5, 5), (8, 8), (20, 8), (100, 32), (1682, 256), (3416, 512), (12101, 1024), (10**7, 4096), (1, 2)],
 )
 def test_default_codewords(items, expected):
     assert default_codewords(items) == expected
