@@ -226,11 +226,14 @@ def _extend(
     row = torch.arange(batch * queries, device=books.device).view(batch, queries, 1) * codebooks + books
     # Whole rows, which are copied faster than single tokens are gathered.
     chosen = log_probs.flatten(0, 2).index_select(0, row.flatten()).view(*books.shape, words)
+    words = min(width, words)
+    # No path has more than `width` successors among the best, and logarithms of all the others are not needed.
+    chosen, likeliest = chosen.topk(words, dim=-1)
     chosen = chosen.log_() if shares else chosen
     scores = (chosen + (beam.scores.unsqueeze(-1) + weights).unsqueeze(-1)).flatten(1)
     scores, flat = scores.topk(min(width, scores.shape[1]), dim=1)
     parents, rest = flat // (branch * words), flat % (branch * words)
-    tokens = rest % words
+    tokens = likeliest.flatten(1).gather(1, flat)
     book = books.flatten(1).gather(1, parents * branch + rest // words)
     if beam.candidates is None:
         candidates = catalogue.open(book, tokens)

@@ -100,6 +100,7 @@ class Catalogue(nn.Module):
         used = torch.where(counts > 0, 0.0, NEVER).view(self.codebooks, codewords)
         self.register_buffer("used", used, persistent=False)
         self.register_buffer("_table", None, persistent=False)
+        self._scratch: Tensor | None = None
 
     @property
     def items(self) -> int:
@@ -132,6 +133,15 @@ class Catalogue(nn.Module):
         else:
             found = self._carried(candidates)
         return found.view(*candidates.counts.shape, self.codebooks, self.codewords)
+
+    def scratch(self, size: int) -> Tensor:
+        """``size`` zeros, float32, in memory that the next call writes into.
+
+        Tables of all tokens are of many megabytes, which the system takes twenty times as long to find as to clear.
+        """
+        if self._scratch is None or len(self._scratch) < size or self._scratch.device != self.codes.device:
+            self._scratch = torch.zeros(size, device=self.codes.device)
+        return self._scratch[:size].zero_()
 
     def _carried(self, candidates: Candidates) -> Tensor:
         """As `feasible`, ``[R, M * K]``."""

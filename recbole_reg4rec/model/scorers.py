@@ -160,15 +160,18 @@ class CatalogueScorer:
         return shares.T.contiguous().view(-1, catalogue.codebooks, catalogue.codewords)
 
     def shares_after(self, hidden: Tensor, candidates: Candidates) -> Tensor:
-        """Probabilities of tokens within their codebooks after some were taken: ``[..., h]`` to ``[..., M, K]``."""
+        """Probabilities of tokens within their codebooks after some were taken: ``[..., h]`` to ``[..., M, K]``.
+
+        They stand in memory that the next call writes into.
+        """
         found = self._table(self._among(hidden.flatten(0, -2), candidates))
         return found.view(*hidden.shape[:-1], *found.shape[1:])
 
     def _table(self, left: _Left) -> Tensor:
-        """Shares of all tokens, ``[R, M, K]``."""
+        """Shares of all tokens, ``[R, M, K]``; until the next time they are asked for, see `Catalogue.scratch`."""
         catalogue, width = self._catalogue, self._catalogue.codebooks * self._catalogue.codewords
         shares = left.weights.detach() / left.totals.detach().index_select(0, left.owners)
-        found = shares.new_zeros(len(left.totals), width)
+        found = catalogue.scratch(len(left.totals) * width).view(-1, width)
         places = catalogue.rows.index_select(0, left.items).add_((left.owners * width).unsqueeze(1))
         found.view(-1).index_add_(0, places.flatten(), shares.repeat_interleave(catalogue.codebooks))
         return found.view(-1, catalogue.codebooks, catalogue.codewords)
