@@ -147,7 +147,9 @@ class Sampler:
         for step in range(books):
             if step + 1 == self.steps:
                 assert candidates is not None, "the first step takes a token"
-                level = Level(rows, places, parent, entered, None, OpenTokens(None, candidates), paths, nodes, nodes)
+                level = Level(
+                    rows, places, parent, entered, None, OpenTokens(candidates=candidates), paths, nodes, nodes
+                )
                 walk.log_probs.append(_log_probs(scorer, states, level, self.temperature))
                 walk.hidden.append(states)
                 groups.levels.append(level)
@@ -156,10 +158,12 @@ class Sampler:
             book = self._choose(scorer, states, candidates, closed, step)
             allowed = scorer.open(book, candidates)
             log_probs = scorer.book_log_probs(states, book, allowed, self.temperature)
-            tokens = self._draw(log_probs.detach(), nodes)
-            forced = wanted[paths]
-            tokens = torch.where(forced > 0, self.catalogue.codes[forced, book[nodes]], tokens)
-            groups.levels.append(Level(rows, places, parent, entered, book, allowed, paths, nodes, tokens))
+            columns = self._draw(log_probs.detach(), nodes)
+            given = wanted[paths].nonzero().squeeze(1)
+            own = self.catalogue.codes[wanted[paths[given]], book[nodes[given]]]
+            columns[given] = allowed.column(nodes[given], own)
+            tokens = allowed.token(nodes, columns)
+            groups.levels.append(Level(rows, places, parent, entered, book, allowed, paths, nodes, columns))
             walk.log_probs.append(log_probs)
             walk.hidden.append(states)
             groups.books[paths, step], groups.tokens[paths, step] = book[nodes], tokens
@@ -232,14 +236,14 @@ class Sampler:
         forced: Tensor,
         step: int,
     ) -> None:
-        """Draws the answers of a level whose ``tokens`` are still to come, and writes down what follows from them."""
+        """Draws the answers of a level whose ``columns`` are still to come, and writes down what follows from them."""
         assert level.open.candidates is not None
         items = level.open.candidates.padded()
-        level.tokens = self._draw(log_probs, level.nodes)
+        level.columns = self._draw(log_probs, level.nodes)
         given = forced.nonzero().squeeze(1)
         same = items[level.nodes[given]] == forced[given].unsqueeze(1)
-        level.tokens[given] = same.int().argmax(1)
-        item = items[level.nodes, level.tokens]
+        level.columns[given] = same.int().argmax(1)
+        item = items[level.nodes, level.columns]
         self._finish(groups, reasoner, states, level.paths, level.nodes, item, closed[level.nodes], step, step)
 
     @torch.no_grad()

@@ -180,7 +180,7 @@ class AlignmentStage:
         objective = advantages.new_zeros(())
         for level, log_probs, before in zip(groups.levels, walk.log_probs, old, strict=True):
             sampled = level.paths % size < self._group
-            node, token, path = level.nodes[sampled], level.tokens[sampled], level.paths[sampled]
+            node, token, path = level.nodes[sampled], level.columns[sampled], level.paths[sampled]
             gain = clipped_objective(pick(log_probs, node, token), pick(before, node, token), earned[path], self._clip)
             objective = objective + gain.sum() / paths
         return objective
@@ -207,7 +207,7 @@ class AlignmentStage:
         for level, log_probs, hidden in zip(groups.levels, walk.log_probs, walk.hidden, strict=True):
             true = level.paths % size == self._group
             node = level.nodes[true]
-            loss = loss - pick(log_probs, node, level.tokens[true]).sum() / shown
+            loss = loss - pick(log_probs, node, level.columns[true]).sum() / shown
             if model.category_weight > 0 and len(node):
                 owners = targets[level.paths[true] // size]
                 share = len(node) / shown / model.steps

@@ -19,8 +19,8 @@ class Level:
     taken on the way. Meaningless at the root.
     ``books``: ``[N]``, the codebook that a node takes; ``open``: which of its tokens can follow. None where a node
     answers instead, with one of its ``open.candidates``.
-    ``paths``: ``[L]``, those of the ``R * G`` paths that still decide here; ``nodes``, ``tokens``: ``[L]``, the node
-    each is at and the token it takes, or the place of its answer among the candidates.
+    ``paths``: ``[L]``, those of the ``R * G`` paths that still decide here; ``nodes``, ``columns``: ``[L]``, the node
+    each is at and the column of the token it takes, or the place of its answer among the candidates.
     """
 
     rows: Tensor
@@ -31,7 +31,7 @@ class Level:
     open: OpenTokens
     paths: Tensor
     nodes: Tensor
-    tokens: Tensor
+    columns: Tensor
 
     def only(self, nodes: Tensor, parents: Tensor, paths: Tensor) -> Level:
         """Some nodes bool ``[N]`` with their new parents int64 ``[N']``, and some of the entries bool ``[L]``."""
@@ -45,7 +45,7 @@ class Level:
             self.open[nodes],
             self.paths[paths],
             number[self.nodes[paths]],
-            self.tokens[paths],
+            self.columns[paths],
         )
 
 
@@ -53,7 +53,7 @@ class Level:
 class Walk:
     """What a policy holds at the nodes of a tree, by level.
 
-    ``log_probs``: float32 ``[N, K]``, of tokens, or ``[N, P]``, of answers; ``hidden``: ``[N, h]``.
+    ``log_probs``: float32 ``[N, columns]``, of tokens or of answers; ``hidden``: ``[N, h]``.
     """
 
     log_probs: list[Tensor] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Groups:
         """Log-probability of every path, float32 ``[R, G]``."""
         total = walk.log_probs[0].new_zeros(self.items.numel())
         for level, log_probs in zip(self.levels, walk.log_probs, strict=True):
-            total = total.index_add(0, level.paths, pick(log_probs, level.nodes, level.tokens))
+            total = total.index_add(0, level.paths, pick(log_probs, level.nodes, level.columns))
         return total.view(self.items.shape)
 
     def subtree(self, count: int) -> tuple[list[Level], list[Tensor]]:
@@ -100,7 +100,7 @@ class Groups:
         return levels, kept
 
 
-def pick(log_probs: Tensor, nodes: Tensor, tokens: Tensor) -> Tensor:
-    """Entries of float32 ``[N, K]`` at int64 ``[L]`` each, to ``[L]``."""
+def pick(log_probs: Tensor, nodes: Tensor, columns: Tensor) -> Tensor:
+    """Entries of float32 ``[N, columns]`` at int64 ``[L]`` each, to ``[L]``."""
     # The gradient of this is several times as fast as that of plain indexing.
-    return log_probs.flatten().index_select(0, nodes * log_probs.shape[1] + tokens)
+    return log_probs.flatten().index_select(0, nodes * log_probs.shape[1] + columns)

@@ -52,22 +52,41 @@ class TokenScorer(Protocol):
         """Which tokens of one codebook can follow each path, int64 ``[N]``."""
 
     def book_log_probs(self, hidden: Tensor, books: Tensor, open_tokens: OpenTokens, temperature: float) -> Tensor:
-        """Of the tokens of one codebook each: ``[N, h]``, int64 ``[N]`` to float32 ``[N, K]``; -inf where not open."""
+        """Of the tokens of one codebook each: ``[N, h]``, int64 ``[N]`` to float32 in the columns of ``open_tokens``.
+
+        -inf where nothing is open.
+        """
 
 
 @dataclass(frozen=True)
 class OpenTokens:
-    """What `TokenScorer.book_log_probs` has to know: ``feasible`` bool ``[N, K]``, or the candidates of ``N`` paths."""
+    """What can follow ``N`` paths, and in which columns `TokenScorer.book_log_probs` gives it.
 
-    feasible: Tensor | None
-    candidates: Candidates | None
+    Either all tokens have a column each: ``feasible`` bool ``[N, K]``, None where that is known anyway. Or those that
+    are open do, from left to right: ``tokens`` int64 ``[N, D]``, -1 fills up. ``candidates``: items left to the paths.
+    """
+
+    feasible: Tensor | None = None
+    candidates: Candidates | None = None
+    tokens: Tensor | None = None
 
     def __getitem__(self, paths: Tensor) -> OpenTokens:
         """Those of some paths, by any index into ``[N]``."""
         return OpenTokens(
             None if self.feasible is None else self.feasible[paths],
             None if self.candidates is None else self.candidates[paths],
+            None if self.tokens is None else self.tokens[paths],
         )
+
+    def token(self, paths: Tensor, columns: Tensor) -> Tensor:
+        """The tokens in some columns of some paths, int64 ``[L]`` each."""
+        return columns if self.tokens is None else self.tokens[paths, columns]
+
+    def column(self, paths: Tensor, tokens: Tensor) -> Tensor:
+        """The columns of some open tokens of some paths, int64 ``[L]`` each."""
+        if self.tokens is None:
+            return tokens
+        return (self.tokens[paths] == tokens.unsqueeze(1)).int().argmax(1)
 
 
 def reasoning_steps(config: Any) -> int:
@@ -118,7 +137,7 @@ class CodebookScorer:
     def open(self, books: Tensor, candidates: Candidates | None) -> OpenTokens:
         """See `TokenScorer`."""
         feasible = self._feasible(candidates, books)
-        return OpenTokens(feasible[torch.arange(len(books), device=books.device), books] == 0, None)
+        return OpenTokens(feasible[torch.arange(len(books), device=books.device), books] == 0)
 
     def book_log_probs(self, hidden: Tensor, books: Tensor, open_tokens: OpenTokens, temperature: float) -> Tensor:
         """See `TokenScorer`."""
@@ -217,8 +236,28 @@ class CatalogueScorer:
         return torch.cat(found).log().masked_fill(closed, NEVER)
 
     def open(self, books: Tensor, candidates: Candidates | None) -> OpenTokens:
-        """See `TokenScorer`."""
-        return OpenTokens(None, candidates)
+        """See `TokenScorer`; few of many tokens can follow a path, and only these have columns."""
+        if candidates is None:
+            return OpenTokens()
+        _, _, tokens, owners, columns = self._carried(books, candidates)
+        listed = books.new_full((len(books), int(columns.max()) + 1 if len(columns) else 1), -1)
+        return OpenTokens(None, candidates, listed.index_put((owners, columns), tokens))
+
+    def _carried(self, books: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What tokens of a path's codebook the candidates carry.
+
+        Returns:
+            int64 each: by candidate its path and the number of its token among ``U`` distinct ones of all paths; by
+            these the token, its path, and its place among those of the path, ascending.
+        """
+        words = self._catalogue.codewords
+        items, paths = candidates.entries()
+        carried = self._catalogue.codes[items, books.index_select(0, paths)]
+        keys, number = torch.unique(paths * words + carried, return_inverse=True)
+        owners = keys // words
+        counts = torch.bincount(owners, minlength=len(books))
+        columns = torch.arange(len(keys), device=keys.device) - (counts.cumsum(0) - counts).index_select(0, owners)
+        return paths, number, keys % words, owners, columns
 
     def book_log_probs(self, hidden: Tensor, books: Tensor, open_tokens: OpenTokens, temperature: float) -> Tensor:
         """See `TokenScorer`."""
@@ -228,14 +267,12 @@ class CatalogueScorer:
             log_shares = book_marginals(queries, self._vectors, catalogue.codes, books, words)
             log_probs = log_shares.masked_fill(catalogue.used[books].isinf(), NEVER)
         else:
+            assert open_tokens.tokens is not None
             left = self._among(hidden, candidates)
-            size = len(books) * catalogue.codewords
-            carried = catalogue.codes[left.items, books.index_select(0, left.owners)]
-            places = left.owners * catalogue.codewords + carried
-            mass = left.weights.new_zeros(size).index_add(0, places, left.weights).view(-1, catalogue.codewords)
-            feasible = torch.zeros(size, dtype=torch.bool, device=books.device).index_fill_(0, places, True)
-            log_shares = mass.clamp(min=_TINY).log() - left.totals.log().unsqueeze(1)
-            log_probs = log_shares.masked_fill(~feasible.view_as(mass), NEVER)
+            _, number, tokens, owners, columns = self._carried(books, candidates)
+            mass = left.weights.new_zeros(len(tokens)).index_add(0, number, left.weights)
+            log_shares = mass.clamp(min=_TINY).log() - left.totals.log().index_select(0, owners)
+            log_probs = log_shares.new_full(open_tokens.tokens.shape, NEVER).index_put((owners, columns), log_shares)
         return log_probs if temperature == 1.0 else (log_probs / temperature).log_softmax(-1)
 
     def _queries(self, hidden: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ def test_the_estimate_over_all_paths_is_the_exact_policy_gradient(make, steps):
     objective = torch.zeros(())
     worth = (probability.detach() * reward).flatten()
     for level, log_probs in zip(groups.levels, groups.walk.log_probs, strict=True):
-        token = pick(log_probs, level.nodes, level.tokens)
+        token = pick(log_probs, level.nodes, level.columns)
         objective = objective + clipped_objective(token, token.detach(), worth[level.paths], 0.2).sum()
     estimate = torch.autograd.grad(objective, parameters, allow_unused=True)
     compared = 0
@@ -191,7 +191,7 @@ def test_the_subtree_of_some_paths_gives_them_the_same_probability(make, steps):
     for level, nodes, log_probs, original in zip(levels, kept, walk.log_probs, groups.walk.log_probs, strict=True):
         assert torch.allclose(log_probs.exp(), original[nodes].exp()[:, : log_probs.shape[1]], atol=1e-5)
         assert not original[nodes].exp()[:, log_probs.shape[1] :].any()
-        part = part.index_add(0, level.paths, pick(log_probs, level.nodes, level.tokens))
+        part = part.index_add(0, level.paths, pick(log_probs, level.nodes, level.columns))
     part = part.view(whole.shape)
     assert torch.allclose(part[:, :2], whole[:, :2], atol=1e-5) and (part[:, 2:] == 0).all()
     assert sum(len(level.rows) for level in levels) < sum(len(level.rows) for level in groups.levels)

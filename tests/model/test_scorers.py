@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recbole_reg4rec.decoding.scoring import item_scores
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.model.scorers import CatalogueScorer, CodebookScorer, reasoning_steps
+from recbole_reg4rec.model.scorers import CatalogueScorer, CodebookScorer, OpenTokens, reasoning_steps
 
 ITEMS, BOOKS, WORDS = 12, 3, 4
 
@@ -65,13 +65,25 @@ def test_a_token_gets_the_total_of_the_items_that_carry_it(make: Any, item_path:
         assert answers[row, len(left) :].isinf().all()
     books = torch.tensor([2, 0])
     for given, table in ((None, first), (candidates, second)):
-        own = scorer.book_log_probs(hidden, books, scorer.open(books, given), 1.0).exp()
+        allowed = scorer.open(books, given)
+        own = in_columns_of_all(scorer.book_log_probs(hidden, books, allowed, 1.0).exp(), allowed)
         assert torch.allclose(own, table[torch.arange(2), books], atol=1e-5)
-        warm = scorer.book_log_probs(hidden, books, scorer.open(books, given), 2.0).exp()
+        warm = in_columns_of_all(scorer.book_log_probs(hidden, books, allowed, 2.0).exp(), allowed)
         assert torch.allclose(warm, own.sqrt() / own.sqrt().sum(1, keepdim=True), atol=1e-5)
         closed = torch.tensor([[True, False, False], [False, True, False]])
         sure = scorer.confidence(hidden, given, closed)
         assert torch.allclose(sure[~closed], table.amax(-1).log()[~closed], atol=1e-5) and sure[closed].isinf().all()
+
+
+def in_columns_of_all(values: Tensor, allowed: OpenTokens) -> Tensor:
+    """What stands in the columns of the tokens that are open, in a column for each of all tokens, 0 for the others."""
+    if allowed.tokens is None:
+        return values
+    paths, columns = (allowed.tokens >= 0).nonzero(as_tuple=True)
+    tokens = allowed.token(paths, columns)
+    assert torch.equal(allowed.column(paths, tokens), columns)
+    assert not values[allowed.tokens < 0].any()
+    return torch.zeros(len(values), WORDS).index_put((paths, tokens), values[paths, columns])
 
 
 @pytest.mark.parametrize("kind", ["catalogue", "codebook"])
@@ -80,7 +92,7 @@ def test_no_path_at_all_is_no_mistake(make: Any, kind: str) -> None:
     none, books = torch.zeros(0, 8), torch.zeros(0, dtype=torch.int64)
     scorer, candidates = model.scorer(model.reasoner), model.catalogue.open(books, books)
     for given in (None, candidates):
-        assert scorer.book_log_probs(none, books, scorer.open(books, given), 1.0).shape == (0, WORDS)
+        assert len(scorer.book_log_probs(none, books, scorer.open(books, given), 1.0)) == 0
     assert scorer.log_probs(none, candidates).shape == (0, BOOKS, WORDS)
 
 

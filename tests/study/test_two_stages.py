@@ -39,7 +39,7 @@ def stop_before(monkeypatch, stage: str, epoch: int) -> None:
 
 
 def test_both_stages_are_trained_logged_and_compared(toy):
-    record = toy.run(**BOTH, align_log_every=2)
+    record = toy.run(**BOTH, align_log_every=2, align_learning_rate=0.01)
     stages = record["stages"]
     assert [(entry["stage"], entry["epoch"]) for entry in record["epochs"]] == [
         *(("supervised", epoch) for epoch in range(3)),
