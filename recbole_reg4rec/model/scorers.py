@@ -239,16 +239,16 @@ class CatalogueScorer:
         """See `TokenScorer`; few of many tokens can follow a path, and only these have columns."""
         if candidates is None:
             return OpenTokens()
-        _, _, tokens, owners, columns = self._carried(books, candidates)
+        _, tokens, owners, columns = self._carried(books, candidates)
         listed = books.new_full((len(books), int(columns.max()) + 1 if len(columns) else 1), -1)
         return OpenTokens(None, candidates, listed.index_put((owners, columns), tokens))
 
-    def _carried(self, books: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _carried(self, books: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What tokens of a path's codebook the candidates carry.
 
         Returns:
-            int64 each: by candidate its path and the number of its token among ``U`` distinct ones of all paths; by
-            these the token, its path, and its place among those of the path, ascending.
+            int64 each: by candidate the number of its token among the distinct ones of all paths; by these the token,
+            its path, and its place among those of the path, ascending.
         """
         words = self._catalogue.codewords
         items, paths = candidates.entries()
@@ -257,7 +257,7 @@ class CatalogueScorer:
         owners = keys // words
         counts = torch.bincount(owners, minlength=len(books))
         columns = torch.arange(len(keys), device=keys.device) - (counts.cumsum(0) - counts).index_select(0, owners)
-        return paths, number, keys % words, owners, columns
+        return number, keys % words, owners, columns
 
     def book_log_probs(self, hidden: Tensor, books: Tensor, open_tokens: OpenTokens, temperature: float) -> Tensor:
         """See `TokenScorer`."""
@@ -269,7 +269,7 @@ class CatalogueScorer:
         else:
             assert open_tokens.tokens is not None
             left = self._among(hidden, candidates)
-            _, number, tokens, owners, columns = self._carried(books, candidates)
+            number, tokens, owners, columns = self._carried(books, candidates)
             mass = left.weights.new_zeros(len(tokens)).index_add(0, number, left.weights)
             log_shares = mass.clamp(min=_TINY).log() - left.totals.log().index_select(0, owners)
             log_probs = log_shares.new_full(open_tokens.tokens.shape, NEVER).index_put((owners, columns), log_shares)
