@@ -219,10 +219,17 @@ class Sampler:
     @torch.no_grad()
     def _draw(log_probs: Tensor, nodes: Tensor) -> Tensor:
         """A token for each path at its node, int64 ``[L]``, by inverting the distribution function."""
-        cumulated = log_probs.exp().cumsum(-1).index_select(0, nodes)
+        cumulated = log_probs.exp().cumsum(-1)
         # Below the total, so that rounding never reaches behind the last feasible token.
-        draw = torch.rand(len(nodes), 1, device=nodes.device) * (cumulated[:, -1:] * (1.0 - 1e-6))
-        return torch.searchsorted(cumulated, draw, right=True).squeeze(1)
+        draw = torch.rand(len(nodes), device=nodes.device) * (cumulated[:, -1].index_select(0, nodes) * (1.0 - 1e-6))
+        # The draws of a node side by side, so that no distribution is copied for every path.
+        order, counts = nodes.argsort(stable=True), torch.bincount(nodes, minlength=len(cumulated))
+        owners = nodes.index_select(0, order)
+        places = torch.arange(len(nodes), device=nodes.device) - (counts.cumsum(0) - counts).index_select(0, owners)
+        beside = draw.new_zeros(len(cumulated), int(counts.max()) if len(nodes) else 0)
+        beside[owners, places] = draw.index_select(0, order)
+        found = torch.searchsorted(cumulated, beside, right=True)[owners, places]
+        return torch.empty_like(nodes).index_copy_(0, order, found)
 
     @torch.no_grad()
     def _answer(

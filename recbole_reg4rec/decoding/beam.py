@@ -24,18 +24,19 @@ from recbole_reg4rec.decoding.catalogue import (
     log_softmax_or_never,
 )
 from recbole_reg4rec.decoding.corp import CorpRule, PrunedStep, Reflection
+from recbole_reg4rec.decoding.shares import Table, TokenShares
 
 ORDERS = ("confidence", "random", "fixed")
 GIVES = ("logits", "log_probs", "shares")
 
 
 class StepModel(Protocol):
-    """What beam search needs of a model: logits ``[B, Q, M, K]`` for the paths it holds."""
+    """What beam search needs of a model: logits ``[B, Q, M, K]`` for the paths it holds, or shares (``gives``)."""
 
     def first(self) -> Tensor:
-        """Logits before any token is chosen, ``[B, 1, M, K]``."""
+        """Before any token is chosen, ``[B, 1, M, K]``."""
 
-    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor:
+    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor | TokenShares:
         """Keeps the paths ``parents`` int64 ``[B, W]``, appends a token to each, and gives ``[B, W, M, K]``.
 
         ``candidates``: the items that are left to each, in ``[B, W]``.
@@ -122,7 +123,8 @@ def beam_search(
             that is checked, even when it has come down to a single item.
         gives: what the model gives: ``logits``, which become shares of what is feasible; ``log_probs`` over all tokens,
             which are kept as they are where they are feasible, and every search is complete then; ``shares``,
-            probabilities of what is feasible and 0 for the rest, of which few are turned into logarithms.
+            probabilities of what is feasible and 0 for the rest, of which few are turned into logarithms, and not all
+            have to be worked out.
         steps: of a path, fewer than there are codebooks; at the last one an `AnswerModel` decides among the items that
             are left.
     """
@@ -144,11 +146,11 @@ def beam_search(
     )
     shares = gives == "shares"
     reflection = Reflection(corp, cast(CategoryModel, model).categories) if corp is not None else None
-    log_probs = first
+    table: TokenShares = Table(first)
     answers = None
     for step in range(catalogue.codebooks):
-        books, weights = _choose_books(log_probs, shares, beam.closed, step, order, branch, generator)
-        beam, parents = _extend(beam, log_probs, shares, books, weights, catalogue, width)
+        books, weights = _choose_books(table, shares, beam.closed, step, order, branch, generator)
+        beam, parents = _extend(beam, table, shares, books, weights, catalogue, width)
         candidates = beam.candidates
         assert candidates is not None
         reflects = reflection is not None and reflection.wants(step + 2)
@@ -160,10 +162,12 @@ def beam_search(
         if reflection is not None and reflects:
             beam.scores = reflection.check(parents, beam.scores, beam.books, beam.tokens, candidates)
         if ends:
-            answers = given
+            answers = cast(Tensor, given)
             break
-        log_probs = given if shares else given.add_(catalogue.feasible(candidates))
-        log_probs = log_softmax_or_never(log_probs) if gives == "logits" else log_probs
+        if isinstance(given, Tensor):
+            given = given if shares else given.add_(catalogue.feasible(candidates))
+            given = Table(log_softmax_or_never(given) if gives == "logits" else given)
+        table = given
     assert beam.candidates is not None
     items = beam.candidates.without(beam.scores.isinf()).padded()
     if answers is not None:
@@ -186,7 +190,7 @@ def surest(confidence: Tensor, count: int = 1) -> Tensor:
 
 
 def _choose_books(
-    log_probs: Tensor,
+    table: TokenShares,
     shares: bool,
     closed: Tensor,
     step: int,
@@ -196,7 +200,7 @@ def _choose_books(
 ) -> tuple[Tensor, Tensor]:
     """Codebooks each path tries next, int64 ``[B, Q, C]``, and the log of their weights, float32 ``[B, Q, C]``."""
     if order == "confidence":
-        confidence = log_probs.amax(-1)
+        confidence = table.largest()
         confidence = (confidence.log() if shares else confidence).masked_fill(closed, NEVER)
         books = surest(confidence, min(branch, closed.shape[-1] - step))
         best = confidence.gather(-1, books)
@@ -212,7 +216,7 @@ def _choose_books(
 
 def _extend(
     beam: _Beam,
-    log_probs: Tensor,
+    table: TokenShares,
     shares: bool,
     books: Tensor,
     weights: Tensor,
@@ -221,12 +225,8 @@ def _extend(
 ) -> tuple[_Beam, Tensor]:
     """Scores all extensions and keeps the best ``width``; also returns their parents, int64 ``[B, W]``."""
     branch = books.shape[-1]
-    words = log_probs.shape[-1]
-    batch, queries, codebooks, _ = log_probs.shape
-    row = torch.arange(batch * queries, device=books.device).view(batch, queries, 1) * codebooks + books
-    # Whole rows, which are copied faster than single tokens are gathered.
-    chosen = log_probs.flatten(0, 2).index_select(0, row.flatten()).view(*books.shape, words)
-    words = min(width, words)
+    chosen = table.of(books)
+    words = min(width, chosen.shape[-1])
     # No path has more than `width` successors among the best, and logarithms of all the others are not needed.
     chosen, likeliest = chosen.topk(words, dim=-1)
     chosen = chosen.log_() if shares else chosen

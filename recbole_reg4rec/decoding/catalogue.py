@@ -101,6 +101,7 @@ class Catalogue(nn.Module):
         self.register_buffer("used", used, persistent=False)
         self.register_buffer("_table", None, persistent=False)
         self._scratch: Tensor | None = None
+        self._blank: Tensor | None = None
 
     @property
     def items(self) -> int:
@@ -142,6 +143,12 @@ class Catalogue(nn.Module):
         if self._scratch is None or len(self._scratch) < size or self._scratch.device != self.codes.device:
             self._scratch = torch.zeros(size, device=self.codes.device)
         return self._scratch[:size].zero_()
+
+    def blank(self, size: int) -> Tensor:
+        """The same, kept clear by those who use it: whatever they write they set back to 0 at once."""
+        if self._blank is None or len(self._blank) < size or self._blank.device != self.codes.device:
+            self._blank = torch.zeros(size, device=self.codes.device)
+        return self._blank[:size]
 
     def _carried(self, candidates: Candidates) -> Tensor:
         """As `feasible`, ``[R, M * K]``."""

@@ -18,6 +18,7 @@ from recbole_reg4rec.decoding.beam import ORDERS, Paths, beam_search, surest
 from recbole_reg4rec.decoding.catalogue import Candidates, Catalogue
 from recbole_reg4rec.decoding.corp import PrunedStep, corp_rule
 from recbole_reg4rec.decoding.scoring import item_scores
+from recbole_reg4rec.decoding.shares import TokenShares
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.evidence import EvidenceWeights, ItemPath, log_share
 from recbole_reg4rec.model.history import FORMS, History, HistoryEncoder, TokenTable
@@ -340,7 +341,7 @@ class _Steps:
             return self._scorer.token_shares(self.prior).unsqueeze(1)
         return self._reasoner.token_logits(self._states).float()
 
-    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor:
+    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor | TokenShares:
         self._go_on(parents, books, tokens)
         if isinstance(self._scorer, CatalogueScorer):
             return self._scorer.shares_after(self._states, candidates)

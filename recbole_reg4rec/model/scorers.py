@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_reg4rec.decoding.catalogue import NEVER, Candidates, Catalogue, feasible_log_softmax
+from recbole_reg4rec.decoding.shares import RemainingShares
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.marginals import book_marginals, pair_scores
 from recbole_reg4rec.model.reasoner import Reasoner
@@ -178,27 +179,20 @@ class CatalogueScorer:
         shares = F.embedding_bag(catalogue.postings, item_log_probs.exp().T.contiguous(), catalogue.starts, mode="sum")
         return shares.T.contiguous().view(-1, catalogue.codebooks, catalogue.codewords)
 
-    def shares_after(self, hidden: Tensor, candidates: Candidates) -> Tensor:
-        """Probabilities of tokens within their codebooks after some were taken: ``[..., h]`` to ``[..., M, K]``.
+    def shares_after(self, hidden: Tensor, candidates: Candidates) -> RemainingShares:
+        """Probabilities of tokens within their codebooks after some were taken: ``[B, Q, h]``, of ``[B, Q]`` paths."""
+        return self._remaining(self._among(hidden.flatten(0, 1), candidates), hidden.shape[0], hidden.shape[1])
 
-        They stand in memory that the next call writes into.
-        """
-        found = self._table(self._among(hidden.flatten(0, -2), candidates))
-        return found.view(*hidden.shape[:-1], *found.shape[1:])
-
-    def _table(self, left: _Left) -> Tensor:
-        """Shares of all tokens, ``[R, M, K]``; until the next time they are asked for, see `Catalogue.scratch`."""
-        catalogue, width = self._catalogue, self._catalogue.codebooks * self._catalogue.codewords
+    def _remaining(self, left: _Left, batch: int, queries: int) -> RemainingShares:
         shares = left.weights.detach() / left.totals.detach().index_select(0, left.owners)
-        found = catalogue.scratch(len(left.totals) * width).view(-1, width)
-        places = catalogue.rows.index_select(0, left.items).add_((left.owners * width).unsqueeze(1))
-        found.view(-1).index_add_(0, places.flatten(), shares.repeat_interleave(catalogue.codebooks))
-        return found.view(-1, catalogue.codebooks, catalogue.codewords)
+        return RemainingShares(self._catalogue, left.items, left.owners, shares, (batch, queries))
 
     @torch.no_grad()
     def _shares(self, hidden: Tensor, candidates: Candidates | None) -> Tensor:
         if candidates is not None:
-            return self.shares_after(hidden, candidates)
+            paths = hidden.flatten(0, -2)
+            table = self._remaining(self._among(paths, candidates), len(paths), 1).table()
+            return table.view(*hidden.shape[:-1], *table.shape[2:])
         found = self.token_shares(self.item_log_probs(hidden.flatten(0, -2)))
         return found.view(*hidden.shape[:-1], *found.shape[1:])
 
@@ -227,13 +221,21 @@ class CatalogueScorer:
 
     def confidence(self, hidden: Tensor, candidates: Candidates | None, closed: Tensor) -> Tensor:
         """See `TokenScorer`."""
-        parts = range(0, len(hidden), _PART)
         if candidates is None:
-            found = [self._shares(hidden[begin : begin + _PART], None).amax(-1) for begin in parts]
+            parts = range(0, len(hidden), _PART)
+            found = torch.cat([self._first_largest(hidden[begin : begin + _PART]) for begin in parts])
         else:
-            left = self._among(hidden, candidates)
-            found = [self._table(left.only(begin, begin + _PART)).amax(-1) for begin in parts]
-        return torch.cat(found).log().masked_fill(closed, NEVER)
+            found = self._remaining(self._among(hidden, candidates), len(hidden), 1).largest().squeeze(1)
+        return found.log().masked_fill(closed, NEVER)
+
+    def _first_largest(self, hidden: Tensor) -> Tensor:
+        """The largest share of each codebook's tokens before the first is taken: ``[R, h]`` to float32 ``[R, M]``."""
+        catalogue = self._catalogue
+        # A row an item throughout, see `token_shares`; nothing is turned around.
+        logits = self._vectors @ self._queries(hidden).T
+        logits[0] = NEVER
+        shares = F.embedding_bag(catalogue.postings, logits.softmax(0), catalogue.starts, mode="sum")
+        return shares.view(catalogue.codebooks, catalogue.codewords, -1).amax(1).T
 
     def open(self, books: Tensor, candidates: Candidates | None) -> OpenTokens:
         """See `TokenScorer`; few of many tokens can follow a path, and only these have columns."""
@@ -310,16 +312,3 @@ class _Left:
     weights: Tensor
     totals: Tensor
     largest: Tensor
-
-    def only(self, begin: int, end: int) -> _Left:
-        """Those of some prefixes, one behind the other."""
-        limits = self.owners.new_tensor([begin, end])
-        here = slice(*torch.searchsorted(self.owners, limits).tolist())
-        return _Left(
-            self.items[here],
-            self.owners[here] - begin,
-            self.scores[here],
-            self.weights[here],
-            self.totals[begin:end],
-            self.largest[begin:end],
-        )

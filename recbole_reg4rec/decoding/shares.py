@@ -1,0 +1,119 @@
+"""Shares of tokens: what a path's probability comes to for each token that can follow it.
+
+Few of many tokens can. A whole table of them, paths by codebooks by codewords, takes longer to clear than to fill, so
+that of paths with some items left (`RemainingShares`) only what is asked for is worked out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from recbole_reg4rec.decoding.catalogue import Catalogue
+
+# Numbers of a table that are held at a time, 32 MB.
+_HELD = 8_000_000
+
+
+class TokenShares(Protocol):
+    """Probabilities of tokens within their codebooks, or their logarithms, for ``B`` times ``Q`` paths."""
+
+    def largest(self) -> Tensor:
+        """The largest of each codebook, float32 ``[B, Q, M]``."""
+
+    def of(self, books: Tensor) -> Tensor:
+        """Those of some codebooks of each path, int64 ``[B, Q, C]``: float32 ``[B, Q, C, K]``."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """All of them: ``values`` float32 ``[B, Q, M, K]``."""
+
+    values: Tensor
+
+    def largest(self) -> Tensor:
+        """See `TokenShares`."""
+        return self.values.amax(-1)
+
+    def of(self, books: Tensor) -> Tensor:
+        """See `TokenShares`."""
+        batch, queries, codebooks, words = self.values.shape
+        row = torch.arange(batch * queries, device=books.device).view(batch, queries, 1) * codebooks + books
+        # Whole rows, which are copied faster than single tokens are gathered.
+        return self.values.flatten(0, 2).index_select(0, row.flatten()).view(*books.shape, words)
+
+
+@dataclass(frozen=True)
+class RemainingShares:
+    """Those of the items that are left to each path, added up by token.
+
+    ``items``, ``owners``: int64 ``[N]``, the items and the paths, ascending, that they are left to. ``shares``: float32
+    ``[N]``, their probabilities. ``shape``: of the paths, ``(B, Q)``.
+    """
+
+    catalogue: Catalogue
+    items: Tensor
+    owners: Tensor
+    shares: Tensor
+    shape: tuple[int, int]
+
+    def largest(self) -> Tensor:
+        """See `TokenShares`; 0 where a path has no item left."""
+        paths, books = self.shape[0] * self.shape[1], self.catalogue.codebooks
+        width = books * self.catalogue.codewords
+        # Looking every item's tokens up again, or looking through the tables, whichever is less.
+        if len(self.items) * books > paths * width:
+            peaks = self._in_pieces(paths, width, lambda begin, end: self._table(begin, end, width).amax(-1))
+        else:
+            peaks = self._in_pieces(paths, width, lambda begin, end: self._peaks(begin, end, width))
+        return peaks.view(*self.shape, books)
+
+    def of(self, books: Tensor) -> Tensor:
+        """See `TokenShares`; they stand in memory that the next call writes into."""
+        words, chosen = self.catalogue.codewords, books.shape[-1]
+        found = self.catalogue.scratch(books.numel() * words)
+        flat = books.reshape(-1, chosen).index_select(0, self.owners)
+        tokens = self.catalogue.codes.index_select(0, self.items).gather(1, flat)
+        first = self.owners.unsqueeze(1) * chosen + torch.arange(chosen, device=books.device)
+        found.index_add_(0, (first * words + tokens).flatten(), self.shares.repeat_interleave(chosen))
+        return found.view(*books.shape, words)
+
+    def table(self) -> Tensor:
+        """All of them, float32 ``[B, Q, M, K]``, in memory that the next call writes into."""
+        catalogue, paths = self.catalogue, self.shape[0] * self.shape[1]
+        found = self._table(0, paths, catalogue.codebooks * catalogue.codewords)
+        return found.view(*self.shape, catalogue.codebooks, catalogue.codewords)
+
+    def _in_pieces(self, paths: int, width: int, work: Callable[[int, int], Tensor]) -> Tensor:
+        step = max(1, _HELD // width)
+        parts = [work(begin, min(begin + step, paths)) for begin in range(0, paths, step)]
+        return torch.cat(parts) if parts else self.shares.new_zeros(0, self.catalogue.codebooks)
+
+    def _entries(self, begin: int, end: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of some paths: places in their table int64 ``[n * M]``, what goes there, and the owners int64 ``[n]``."""
+        here = slice(0, len(self.items))
+        if end - begin < self.shape[0] * self.shape[1]:
+            limits = torch.searchsorted(self.owners, self.owners.new_tensor([begin, end]))
+            here = slice(*limits.tolist())
+        owners = self.owners[here] - begin
+        places = self.catalogue.rows.index_select(0, self.items[here]).add_((owners * width).unsqueeze(1))
+        return places.flatten(), self.shares[here].repeat_interleave(self.catalogue.codebooks), owners
+
+    def _table(self, begin: int, end: int, width: int) -> Tensor:
+        """Of some paths, ``[end - begin, M, K]``."""
+        places, values, _ = self._entries(begin, end, width)
+        found = self.catalogue.scratch((end - begin) * width).index_add_(0, places, values)
+        return found.view(-1, self.catalogue.codebooks, self.catalogue.codewords)
+
+    def _peaks(self, begin: int, end: int, width: int) -> Tensor:
+        """The largest of some paths, ``[end - begin, M]``, looked up where the items' tokens are alone."""
+        places, values, owners = self._entries(begin, end, width)
+        sums = self.catalogue.blank((end - begin) * width).index_add_(0, places, values)
+        totals = sums.index_select(0, places).view(-1, self.catalogue.codebooks)
+        sums.index_fill_(0, places, 0.0)
+        peaks = totals.new_zeros(end - begin, self.catalogue.codebooks)
+        return peaks.scatter_reduce(0, owners.unsqueeze(1).expand_as(totals), totals, "amax")
