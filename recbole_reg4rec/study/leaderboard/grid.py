@@ -42,7 +42,8 @@ class Asked:
 class Cell:
     """One run: a model's variant on a data set with a seed, validated with or without the mask.
 
-    ``key`` names all settings that decide the result, ``row_key`` all but the seed.
+    ``key`` names all settings that decide the result, ``row_key`` all but the seed, ``first_key`` those that decide the
+    first stage of training.
     """
 
     model: str
@@ -52,7 +53,13 @@ class Cell:
     seed: int
     key: str
     row_key: str
+    first_key: str = field(compare=False)
     job: Mapping[str, Any] = field(compare=False, hash=False, default_factory=dict)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether a second stage of training follows the first."""
+        return "alignment" in (self.job["settings"].get("stages") or ())
 
     @property
     def title(self) -> str:
@@ -71,6 +78,12 @@ def cell_keys(settings: Mapping[str, Any]) -> tuple[str, str]:
     names = {**binding_settings(kept), **{name: kept.get(name) for name in _DECIDES_TOO}}
     without_seed = {name: value for name, value in names.items() if name != "seed"}
     return _digest(names), _digest(without_seed)
+
+
+def first_stage_key(settings: Mapping[str, Any]) -> str:
+    """``first_key``, see `Cell`."""
+    kept = plain(portable_settings(settings))
+    return _digest({**binding_settings(kept, first_stage=True), **{name: kept.get(name) for name in _DECIDES_TOO}})
 
 
 def _digest(settings: Mapping[str, Any]) -> str:
@@ -142,8 +155,7 @@ def _first_cell(
             f"setting eval_args asks {model} on {dataset} for sampled candidates (mode {mode}), but tables compare "
             "full rankings only; set mode to full"
         )
-    key, row_key = cell_keys(resolved)
-    return Cell(model, variant, dataset, masked, seed, key, row_key, {**job, "settings": resolved})
+    return _cell(model, variant, dataset, masked, seed, {**job, "settings": resolved})
 
 
 def is_trained(model: str) -> bool:
@@ -163,10 +175,14 @@ def is_trained(model: str) -> bool:
 
 def _with_seed(cell: Cell, seed: int) -> Cell:
     resolved = {**cell.job["settings"], "seed": seed}
-    key, row_key = cell_keys(resolved)
     line = {**cell.job["command_line"], "seed": str(seed)}
     job = {**cell.job, "command_line": line, "settings": resolved}
-    return Cell(cell.model, cell.variant, cell.dataset, cell.masked, seed, key, row_key, job)
+    return _cell(cell.model, cell.variant, cell.dataset, cell.masked, seed, job)
+
+
+def _cell(model: str, variant: str, dataset: str, masked: bool, seed: int, job: Mapping[str, Any]) -> Cell:
+    settings = job["settings"]
+    return Cell(model, variant, dataset, masked, seed, *cell_keys(settings), first_stage_key(settings), job)
 
 
 def load_variants(path: str | None = None) -> dict[str, dict[str, dict[str, Any]]]:

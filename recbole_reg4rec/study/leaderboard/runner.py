@@ -59,7 +59,8 @@ class Runner:
     def run(self, cells: Iterable[Cell]) -> Outcome:
         """Goes on until every cell is finished or has failed, here or elsewhere."""
         outcome = Outcome()
-        left = list(cells)
+        # Those of one stage come first, since others may begin from them.
+        left = sorted(cells, key=lambda cell: cell.aligned)
         for cell in list(left):
             if self._look(cell, outcome):
                 left.remove(cell)
@@ -116,7 +117,9 @@ class Runner:
             self._failure_file(cell).unlink(missing_ok=True)
             self._progress.start(cell, self._count_workers())
             begin = monotonic()
-            reason = self._launch(self._job(cell, stem), self._results / LOGS / f"{stem}.log", lambda: self._tick(lock))
+            reason = self._launch(
+                self._job(cell, stem, outcome), self._results / LOGS / f"{stem}.log", lambda: self._tick(lock)
+            )
             if lock.lost:
                 return False
             record = self._record(cell) if reason is None else None
@@ -137,10 +140,12 @@ class Runner:
         self._finished(cell)
         return True
 
-    def _job(self, cell: Cell, stem: str) -> dict[str, Any]:
+    def _job(self, cell: Cell, stem: str, outcome: Outcome) -> dict[str, Any]:
         job = {name: value for name, value in cell.job.items() if name != "settings"}
-        checkpoint = Path(str(cell.job["settings"]["checkpoint_dir"])) / "leaderboard" / stem / "best.pth"
+        checkpoint = _checkpoint(cell, stem)
         line = {**job["command_line"], "show_progress": "False"}
+        if cell.aligned and not cell.job["settings"]["align_from"] and (start := self._first_stage(cell, outcome)):
+            line["align_from"] = str(start)
         return {
             **job,
             "kind": "run",
@@ -148,6 +153,15 @@ class Runner:
             "checkpoint": str(checkpoint),
             "results_dir": str(self._results),
         }
+
+    def _first_stage(self, cell: Cell, outcome: Outcome) -> Path | None:
+        """The best model of a finished cell that is this one's first stage; None where there is none at hand."""
+        for other in outcome.records:
+            if other.first_key == cell.first_key and other.dataset == cell.dataset and not other.aligned:
+                path = _checkpoint(other, other.file_stem(self._fingerprints[other.dataset]))
+                if path.is_file():
+                    return path
+        return None
 
     def _tick(self, lock: CellLock) -> bool:
         self._progress.tick(self._workers)
@@ -160,3 +174,7 @@ class Runner:
 
     def _failure_file(self, cell: Cell) -> Path:
         return self._locks / f"{cell.file_stem(self._fingerprints[cell.dataset])}.failed"
+
+
+def _checkpoint(cell: Cell, stem: str) -> Path:
+    return Path(str(cell.job["settings"]["checkpoint_dir"])) / "leaderboard" / stem / "best.pth"

@@ -89,6 +89,31 @@ def test_a_grid_from_nothing_to_tables_and_again(run, capsys):
     assert list(Path("results/locks").iterdir()) == []
 
 
+def test_a_second_stage_begins_from_a_finished_cell_that_is_its_first(run, in_process):
+    tiny = {"codebooks": "2", "codebook_size": "4", "hidden_size": "8", "inner_size": "8", "n_layers": "2"}
+    tiny |= {"text_dim": "0", "collaborative_dim": "4", "mpq_epochs": "1", "epochs": "1", "align_epochs": "1"}
+    tiny |= {"align_future": "1", "category_weight": "0.1"}
+    jobs = []
+
+    def noting(job, log, tick):
+        if job["kind"] == "run":
+            jobs.append(dict(job["command_line"]))
+        return in_process(job, log, tick)
+
+    def tables(folder, models):
+        settings = {**SMALL, **tiny, "checkpoint_dir": f"{folder}-saved"}
+        leaderboard(models, "toy", "1", command_line=settings, launch=noting, results_dir=folder)
+        return {row["variant"]: row for row in csv.DictReader(Path(folder, "toy.csv").open())}
+
+    alone = tables("alone", "REG4Rec:paper-aligned")
+    # Whatever the order in which they are named.
+    both = tables("both", "REG4Rec:paper-aligned,REG4Rec:paper")
+    assert [bool(job.get("align_from")) for job in jobs] == [False, False, True]
+    assert "both-saved" in jobs[2]["align_from"]
+    for name in ("ndcg@10", "recall@20", "mrr"):
+        assert both["paper-aligned"][name] == alone["paper-aligned"][name]
+
+
 def test_more_seeds_and_models_add_to_the_table(run):
     run("ItemMemory", seeds="1")
     run("SASRecWhole", seeds="1")

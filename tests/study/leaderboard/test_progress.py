@@ -7,7 +7,7 @@ from recbole_reg4rec.study.leaderboard.progress import Progress, clock
 
 
 def cell(model, seed, dataset="d"):
-    return Cell(model, "default", dataset, False, seed, f"{model}{seed}", model)
+    return Cell(model, "default", dataset, False, seed, f"{model}{seed}", model, f"{model}{seed}")
 
 
 def test_the_estimate_goes_by_the_most_similar_cells():
