@@ -83,7 +83,7 @@ class AlignmentStage:
     def begin(self) -> None:
         """Freezes the model as it is now for the KL term, and looks ahead in the training data from here on."""
         # Both at once, so that they go on sharing the token table.
-        encoder, reasoner = copy.deepcopy((self._model.encoder, self._model.decoder))
+        encoder, reasoner = copy.deepcopy((self._model.reader, self._model.decoder))
         for part in (encoder, reasoner):
             part.eval().requires_grad_(False)
         self._reference = encoder, reasoner
@@ -124,10 +124,7 @@ class AlignmentStage:
                     return
             losses = [-parts["objective"], self._kl_weight * parts["kl"]]
             if supervised is not None:
-                loss = self._supervise(groups, walk, history, targets)
-                if model.item_path is not None:
-                    loss = loss + model.item_loss(model.item_path, history, items, interaction[TARGETS])
-                losses.append(self._supervised_weight * loss)
+                losses.append(self._supervised_weight * self._supervise(groups, walk, history, targets))
             yield tuple(losses)
 
     def epoch_log(self) -> dict[str, Any]:
@@ -141,7 +138,7 @@ class AlignmentStage:
 
     def _read(self, items: Tensor) -> History:
         with torch.set_grad_enabled(self._train_encoder):
-            return self._model.encoder(items)
+            return self._model.reader(items)
 
     @torch.no_grad()
     def _of_reference(self, items: Tensor, levels: list[Level]) -> list[Tensor]:

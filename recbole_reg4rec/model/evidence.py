@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor, nn
 
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.model.history import ItemVectors, TokenTable
+from recbole_reg4rec.model.history import HistoryEncoder, ItemVectors, TokenTable
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
+from recbole_reg4rec.model.whole_sequence import last_states
 
 # Share of the memory that an item has which nothing points to; keeps its logarithm finite.
 _MEMORY_FLOOR = 1e-4
 
 
 class ItemPath(nn.Module):
-    """Recognise: a softmax over the whole catalogue, an item being its tokens' embeddings and a vector of its own."""
+    """Recognise: a softmax over the whole catalogue, an item being its tokens' embeddings and a vector of its own.
 
-    def __init__(self, table: TokenTable) -> None:
+    Args:
+        table: token embeddings.
+        encoder: makes an encoder of that table and these vectors.
+    """
+
+    def __init__(self, table: TokenTable, encoder: Callable[..., HistoryEncoder]) -> None:
         super().__init__()
         self.identity = nn.Embedding(len(table.rows), table.weight.shape[1], padding_idx=0)
         # A residual: items begin as their tokens say, and nothing depends on how many items there are.
         nn.init.zeros_(self.identity.weight)
+        self.encoder = encoder(table=table, identity=self.identity)
         self.vectors = ItemVectors(table, self.identity)
         self.project = nn.Linear(table.weight.shape[1], table.weight.shape[1])
+
+    def read(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """States behind the last items of histories: int64 ``[B, T]`` (0 pads on the right), ``[B]`` to ``[B, d]``."""
+        return last_states(self.encoder(items[:, : int(lengths.max())]).last, lengths).squeeze(1)
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits of all items: ``[R, d]`` to ``[R, items + 1]``; the padding item never wins."""

@@ -16,7 +16,6 @@ class Reasoner(nn.Module):
         table: token embeddings, shared with the encoder and, as output weights, with the head.
         categories: number of categories, without the padding; 0 for a model that predicts none.
         start_from_history: add the state behind the last item to ``<BOS>`` (our choice; off: the bare ``<BOS>``).
-        identity: vectors of the items' own, beside their tokens.
         grounded: the tokens' states are that behind the last item plus what the decoder corrects, at first nothing (our
             choice). Categories are told from what the decoder itself came to, which knows the path.
 
@@ -25,7 +24,7 @@ class Reasoner(nn.Module):
 
     Attributes:
         vectors: what a projected state and a 1 behind it are compared with, ``[items + 1, d + 1]``: an item's logit is
-            the sum of its tokens' logits, and more where it has a vector of its own.
+            the sum of its tokens' logits.
     """
 
     def __init__(
@@ -39,7 +38,6 @@ class Reasoner(nn.Module):
         dropout: float,
         attention_dropout: float,
         start_from_history: bool,
-        identity: nn.Embedding | None = None,
         grounded: bool = False,
     ) -> None:
         super().__init__()
@@ -56,7 +54,7 @@ class Reasoner(nn.Module):
             nn.init.zeros_(self.correct.bias)
         self.project = nn.Linear(width, width)
         self.bias = nn.Parameter(torch.zeros(len(table.weight)))
-        self.vectors = ItemVectors(table, identity, self.bias)
+        self.vectors = ItemVectors(table, bias=self.bias)
         self.category = nn.Linear(width, categories + 1) if categories else None
 
     def session(self, history: History, queries: Tensor, mask: Tensor | None, causal: bool) -> ReasoningSession:

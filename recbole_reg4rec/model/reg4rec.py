@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from recbole.data.interaction import Interaction
@@ -21,6 +22,7 @@ from recbole_reg4rec.decoding.scoring import item_scores
 from recbole_reg4rec.decoding.shares import TokenShares
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.evidence import EvidenceWeights, ItemPath, log_share
+from recbole_reg4rec.model.gate import Gate
 from recbole_reg4rec.model.history import FORMS, History, HistoryEncoder, TokenTable
 from recbole_reg4rec.model.layers import layer_shape
 from recbole_reg4rec.model.memory import build_memory
@@ -28,18 +30,23 @@ from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
 from recbole_reg4rec.model.repeat import Repeat, newest_places
 from recbole_reg4rec.model.scorers import CatalogueScorer, CodebookScorer, TokenScorer, reasoning_steps
 from recbole_reg4rec.model.tokens import ItemTokens
+from recbole_reg4rec.model.whole_sequence import last_states
 
 __all__ = ["FORMS", "ORDERS", "REG4Rec"]
+
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True)
 class Ranking:
     """Scores of all items, float32 ``[B, items + 1]``, with what they come from.
 
-    ``evidence``: each kind before its weight, by name, same shape. ``paths``: None where reasoning has no weight.
+    ``summed``: before the gate. ``evidence``: each kind before its weight, by name, same shape. ``paths``: None where
+    reasoning has no weight.
     """
 
     scores: Tensor
+    summed: Tensor
     evidence: dict[str, Tensor]
     paths: Paths | None
 
@@ -66,8 +73,8 @@ class REG4Rec(SequentialRecommender):
         self.catalogue = Catalogue(codes, tokens.codewords)
         self.register_buffer("members", torch.from_numpy(tokens.members), persistent=False)
         # So that an item, the sum of its tokens, is of length 1 at first, however many these are.
-        table = TokenTable(codes, tokens.codewords, width, length=codes.shape[1] ** -0.5)
-        self.item_path = ItemPath(table) if config["item_path"] else None
+        new_table = partial(TokenTable, codes, tokens.codewords, width, length=codes.shape[1] ** -0.5)
+        new_encoder = partial(HistoryEncoder, form=config["history_form"], longest=self.max_seq_length, **shape)
         self.memory = build_memory(config, dataset) if config["memory"] else None
         self.repeat = None
         if config["repeat"]:
@@ -80,34 +87,30 @@ class REG4Rec(SequentialRecommender):
         )
         # Part of what is learned: they may be fitted on validation.
         self.register_buffer("fitted_weights", self.given_weights.as_tensor())
-        identity = self.item_path.identity if self.item_path is not None else None
+        # Each reads the histories in its own way: trained as one they get in each other's, and two that err alike say
+        # no more than one of them.
+        self.item_path = ItemPath(new_table(), partial(new_encoder, layers=layers)) if config["item_path"] else None
         decoder_layers = layers // 2 if config["reason"] else 0
         if config["reason"] and not decoder_layers:
             raise UserError("setting n_layers is 1, which leaves the decoder none; make it 2 or more, or reason: False")
-        self.encoder = HistoryEncoder(
-            table,
-            config["history_form"],
-            self.max_seq_length,
-            layers=layers - decoder_layers,
-            identity=identity,
-            **shape,
-        )
-        self.reasoner = None
+        self.encoder: HistoryEncoder | None = None
+        self.reasoner: Reasoner | None = None
         if config["reason"]:
+            table = new_table()
+            self.encoder = new_encoder(table=table, layers=layers - decoder_layers)
             self.reasoner = Reasoner(
                 table,
                 tokens.categories,
                 layers=decoder_layers,
                 start_from_history=bool(config["start_from_history"]),
-                identity=identity,
                 grounded=bool(config["grounded"]),
                 **shape,
             )
         elif self.item_path is None:
             raise UserError("settings reason and item_path are both off, which leaves nothing to train; switch one on")
-        # Alone, the decoder is all there is to train.
-        self.reason_share = float(config["reason_share"]) if self.item_path is not None else 1.0
-        self.reason_loss = float(config["reason_loss"])
+        kinds = self._kinds()
+        gated = config["gate"] and len(kinds) > 1
+        self.gate = Gate(kinds, int(config["gate_items"]), int(config["gate_hidden"])) if gated else None
         self.catalogue_softmax = config["token_softmax"] == "catalogue"
         self.steps, self.later_steps = reasoning_steps(config), float(config["later_steps"])
         self.training_order = str(config["training_order"])
@@ -122,6 +125,11 @@ class REG4Rec(SequentialRecommender):
 
     members: Tensor
     fitted_weights: Tensor
+
+    def _kinds(self) -> list[str]:
+        """Names of the kinds of evidence that are on and have a weight."""
+        parts = {"reason": self.reasoner, "recognise": self.item_path, "remember": self.memory, "repeat": self.repeat}
+        return [name for name, part in parts.items() if part is not None and getattr(self.given_weights, name) > 0]
 
     @property
     def weights(self) -> EvidenceWeights:
@@ -141,32 +149,22 @@ class REG4Rec(SequentialRecommender):
             interaction: a batch of `data.sequences.WholeSequenceLoader`.
         """
         items, targets = interaction[self.ITEM_SEQ], interaction[TARGETS]
-        history = self.encoder(items)
         losses: tuple[Tensor, ...] = ()
         if self.reasoner is not None:
-            read, wanted, trained = self._share_to_reason(history, targets)
-            session = self.reasoner.session(read, read.last, read.mask(), causal=read.causal)
-            losses = self._supervise(self.reasoner, session, trained, wanted[trained])
+            history, trained = self.reader(items), targets > 0
+            session = self.reasoner.session(history, history.last, history.mask(), causal=history.causal)
+            losses = self._supervise(self.reasoner, session, trained, targets[trained])
         if self.item_path is None:
             return losses
-        losses = tuple(self.reason_loss * loss for loss in losses)
-        return (*losses, self.item_loss(self.item_path, history, items, targets))
+        return (*losses, self._item_loss(self.item_path, items, targets))
 
-    def _share_to_reason(self, history: History, targets: Tensor) -> tuple[History, Tensor, Tensor]:
-        """The rows of a batch that train the decoder, drawn anew each time, their targets and which of them count."""
-        if self.reason_share < 1.0:
-            draw = torch.rand(len(targets), device=targets.device)
-            rows = (draw <= draw.min().clamp(min=self.reason_share)).nonzero().squeeze(1)
-            history, targets = history.only(rows), targets[rows]
-        return history, targets, targets > 0
-
-    def item_loss(self, path: ItemPath, history: History, items: Tensor, targets: Tensor) -> Tensor:
+    def _item_loss(self, path: ItemPath, items: Tensor, targets: Tensor) -> Tensor:
         """Loss of the item path at all targets, int64 ``[B, T]``, 0 for none, repeating included; scalar, nats."""
         trained, extra = targets > 0, None
         if self.repeat is not None:
             number, seen, ages = newest_places(items, trained)
             extra = number, seen, self.repeat(ages)
-        return path.loss(history.last[trained], targets[trained], extra)
+        return path.loss(path.encoder(items).last[trained], targets[trained], extra)
 
     def _supervise(
         self, reasoner: Reasoner, session: ReasoningSession, trained: Tensor, targets: Tensor
@@ -242,9 +240,8 @@ class REG4Rec(SequentialRecommender):
 
     def _read(self, items: Tensor, lengths: Tensor) -> tuple[History, Tensor]:
         """The encoded history and the state behind its last item, ``[B, 1, d]``."""
-        history = self.encoder(items[:, : int(lengths.max())])
-        last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, history.last.shape[-1])
-        return history, history.last.gather(1, last)
+        history = self.reader(items[:, : int(lengths.max())])
+        return history, last_states(history.last, lengths)
 
     def open_session(self, items: Tensor, lengths: Tensor) -> ReasoningSession:
         """Paths about to start behind histories, see `reason`; one a user."""
@@ -254,15 +251,24 @@ class REG4Rec(SequentialRecommender):
         return self.decoder.session(history, last, history.mask_behind(lengths), causal=False)
 
     @property
+    def reader(self) -> HistoryEncoder:
+        """The encoder that reasoning reads histories by; raises as `decoder` does."""
+        return self._of_reasoning(self.encoder)
+
+    @property
     def decoder(self) -> Reasoner:
         """The reasoner.
 
         Raises:
             UserError: the model was built without it.
         """
-        if self.reasoner is None:
+        return self._of_reasoning(self.reasoner)
+
+    @staticmethod
+    def _of_reasoning(part: _Part | None) -> _Part:
+        if part is None:
             raise UserError("setting reason is off, so that there are no paths to ask for; train with reason: True")
-        return self.reasoner
+        return part
 
     def _reason(self, history: History, last: Tensor, lengths: Tensor, complete: bool = False) -> Paths:
         session = self._session(history, last, lengths)
@@ -286,6 +292,11 @@ class REG4Rec(SequentialRecommender):
         """Each kind of evidence that is on and has a weight, before it, float32 ``[B, items + 1]``."""
         return self._rank(interaction).evidence
 
+    def summed(self, interaction: Interaction) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the evidence, without the gate, and the evidence; float32 ``[B, items + 1]`` each."""
+        ranking = self._rank(interaction)
+        return ranking.summed, ranking.evidence
+
     def _rank(self, interaction: Interaction) -> Ranking:
         seen = interaction.interaction.get(SEEN)  # more than the model's reach, where the data set was asked for it
         return self.rank(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], seen)
@@ -302,19 +313,19 @@ class REG4Rec(SequentialRecommender):
         ``seen``: int64 ``[B, S]``, all that the users took, oldest first, 0 pads; none: what is in ``items``.
         ``search``: look for paths even where reasoning has no weight.
         """
-        history, last = self._read(items, lengths)
         weights, evidence = self.weights, dict[str, Tensor]()
         paths = None
         if self.reasoner is not None and (search or weights.reason > 0):
-            paths = self._reason(history, last, lengths)
+            paths = self.reason(items, lengths)
             evidence["reason"] = item_scores(paths, self.catalogue)
         if self.item_path is not None:
-            evidence["recognise"] = self.item_path.log_probs(last[:, 0])
+            evidence["recognise"] = self.item_path.log_probs(self.item_path.read(items, lengths))
         if self.memory is not None:
             evidence["remember"] = log_share(self.memory(items, lengths))
         if self.repeat is not None:
             evidence["repeat"] = self.repeat.scores(items if seen is None else seen, self.n_items)
-        return Ranking(weights.combine(evidence), evidence, paths)
+        summed = weights.combine(evidence)
+        return Ranking(summed if self.gate is None else self.gate(summed, evidence), summed, evidence, paths)
 
     def predict(self, interaction: Interaction) -> Tensor:
         """The same scores for one item a row, float32 ``[B]``."""

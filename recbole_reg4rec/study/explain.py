@@ -192,6 +192,9 @@ class _Row:
         for name, scores in self._ranking.evidence.items():
             weight, score = float(getattr(self._model.weights, name)), float(scores[self._row, item])
             out.append(Evidence(name, score, weight, weight * score))
+        if self._model.gate is not None and bool(self._model.gate.fitted):
+            moved = float(self._ranking.scores[self._row, item] - self._ranking.summed[self._row, item])
+            out.append(Evidence("gate", moved, 1.0, moved))
         return out
 
     def _paths_to(self, items: list[int]) -> tuple[list[int | None], list[int]]:

@@ -114,7 +114,7 @@ def train(job: Job, resume: bool = False, callback_fn: Callable[[int, float], No
             getLogger().info("nothing to resume: %s does not exist; starting from the beginning", job.last)
         show = bool(job.config["show_progress"])
         job.trainer.fit(job.data.train, job.data.valid, show_progress=show, callback_fn=callback_fn)
-        if job.config["fit_weights"] and isinstance(job.data.valid, FullSortEvalDataLoader):
+        if isinstance(job.data.valid, FullSortEvalDataLoader):
             job.trainer.fit_weights(job.data.valid)
 
 

@@ -79,6 +79,7 @@ def run(
         "test": outcome.test,
         "corp": outcome.pruning,
         "weights": trainer.weight_fit.as_dict() if trainer.weight_fit else {},
+        "gate": trainer.gate_fit.as_dict() if trainer.gate_fit else {},
         "seconds": {
             "data": round(job.data_seconds, 3),
             "tokenizer": round(tokens.seconds, 3) if tokens else 0.0,

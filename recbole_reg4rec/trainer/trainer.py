@@ -22,6 +22,7 @@ from recbole_reg4rec.decoding.corp import PruningStatistics
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.trainer.checkpoint import check_checkpoint_path, save_checkpoint
 from recbole_reg4rec.trainer.collector import RankCollector
+from recbole_reg4rec.trainer.gate_fit import GateFit, fit_gate
 from recbole_reg4rec.trainer.heap import release_free_memory
 from recbole_reg4rec.trainer.protocols import BothProtocols
 from recbole_reg4rec.trainer.resumable import ResumableTrainer
@@ -78,6 +79,7 @@ class SequenceTrainer(ResumableTrainer):
         self.stages = stages or (SupervisedStage(config, model),)
         self.winner = None
         self.weight_fit: WeightFit | None = None
+        self.gate_fit: GateFit | None = None
         # The best model before the present stage, from the second stage on.
         self._entry_weights = None
         self._targets_an_epoch = 0
@@ -123,9 +125,9 @@ class SequenceTrainer(ResumableTrainer):
         return stage_summary(self.epochs_log, self.winner, self._targets_an_epoch, self.valid_metric_bigger)
 
     def fit_weights(self, valid_data: Any) -> None:
-        """Chooses the weights of the best model's evidence on validation and writes them into its file.
+        """Chooses the weights of the best model's evidence on validation, fits its gate, and writes both into its file.
 
-        Nothing for a model with one kind of evidence or none. `weight_fit` tells what was chosen.
+        Nothing for a model with one kind of evidence or none. `weight_fit` and `gate_fit` tell what was chosen.
         """
         if not hasattr(self.model, "weigh"):
             return
@@ -133,11 +135,17 @@ class SequenceTrainer(ResumableTrainer):
         self.model.eval()
         given = self.model.given_weights
         self._weigh_as_given()
-        self.weight_fit = fit_weights(self.model, self._ranked_batches(valid_data), asdict(given), self.valid_metric)
-        if self.weight_fit is None:
+        if self.config["fit_weights"]:
+            batches = self._ranked_batches(valid_data)
+            self.weight_fit = fit_weights(self.model, batches, asdict(given), self.valid_metric)
+        if self.weight_fit is not None:
+            self.model.weigh(replace(given, **self.weight_fit.weights))
+            self.logger.info(f"Weights of the evidence, chosen on validation: {self.weight_fit.as_dict()}")
+        self.gate_fit = fit_gate(self.model, self._ranked_batches(valid_data), self.valid_metric, self.config["seed"])
+        if self.gate_fit is not None:
+            self.logger.info(f"Gate behind the evidence, fitted on validation: {self.gate_fit.as_dict()}")
+        if self.weight_fit is None and self.gate_fit is None:
             return
-        self.model.weigh(replace(given, **self.weight_fit.weights))
-        self.logger.info(f"Weights of the evidence, chosen on validation: {self.weight_fit.as_dict()}")
         save_checkpoint(self.best_file, {**state, "state_dict": self.model.state_dict()})
 
     def _ranked_batches(self, data: Any) -> Iterator[tuple[Any, Tensor, tuple[Tensor, Tensor] | None]]:
@@ -146,9 +154,11 @@ class SequenceTrainer(ResumableTrainer):
             yield interaction.to(self.device), targets, seen
 
     def _weigh_as_given(self) -> None:
-        """Back to the settings' weights, which training is judged by; a model that is read may have had others."""
+        """Back to the settings' weights without a gate, which training is judged by; a model may come with others."""
         if hasattr(self.model, "weigh"):
             self.model.weigh(self.model.given_weights)
+            if self.model.gate is not None:
+                self.model.gate.fitted.fill_(False)
 
     def _enter(self, number: int, saved: bool) -> None:
         """Begins a later stage from the best model so far, and keeps that model beside the state of training."""

@@ -18,7 +18,6 @@ def test_mixed_precision_trains_and_stays_near_full_precision(toy_data: Any, for
         hidden_dropout_prob=0.0,
         training_order="fixed",
         hidden_size=16,
-        reason_share=1.0,
     )
     model, batch = toy.model.train(), next(iter(toy.data.train))
     full = float(sum(model.calculate_loss(batch)).detach())

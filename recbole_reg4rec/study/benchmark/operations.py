@@ -21,7 +21,8 @@ _WITH_GRADIENT = 3
 
 @dataclass(frozen=True)
 class Shapes:
-    """``width`` d, ``inner``: of the feed-forward layers. ``encoder_layers``, ``decoder_layers``: numbers of layers.
+    """``width`` d, ``inner``: of the feed-forward layers. ``encoder_layers``, ``decoder_layers``: numbers of layers, of
+    both encoders together.
 
     ``books`` M, ``codewords`` K, ``categories``: outputs of the heads, 0 where a head is off. ``steps``: of a path.
     ``items``: rows of the item path's full softmax, ``first_items``: of that of the first step, 0 without.
@@ -63,21 +64,21 @@ def shapes_of(model: Any, config: Any, data: Any) -> Shapes | None:
     read = (trained * (windows.skip + 1 + length) / 2).sum() / trained.sum()
     reasoner = model.reasoner
     has_categories = reasoner is not None and model.category_weight > 0
-    table = model.encoder.table
+    catalogue, encoders = model.catalogue, [model.encoder, model.item_path.encoder if model.item_path else None]
     return Shapes(
         width=int(config["hidden_size"]),
         inner=int(config["inner_size"]),
-        encoder_layers=len(model.encoder.layers),
+        encoder_layers=sum(len(encoder.layers) for encoder in encoders if encoder is not None),
         decoder_layers=len(reasoner.layers) if reasoner is not None else 0,
-        books=table.codebooks if reasoner is not None else 0,
-        codewords=table.codewords,
+        books=catalogue.codebooks if reasoner is not None else 0,
+        codewords=catalogue.codewords,
         categories=model.decoder.category.out_features if has_categories and model.decoder.category else 0,
         steps=model.steps if reasoner is not None else 0,
-        first_items=model.catalogue.items if reasoner is not None and model.catalogue_softmax else 0,
-        items=model.catalogue.items if model.item_path is not None else 0,
+        first_items=catalogue.items if reasoner is not None and model.catalogue_softmax else 0,
+        items=catalogue.items if model.item_path is not None else 0,
         beam=model.beam_width if reasoner is not None and model.weights.reason > 0 else 0,
         looks_at_categories=model.corp is not None,
-        states=1 if model.encoder.separator is None else table.codebooks + 1,
+        states=1 if config["history_form"] == "fused" else catalogue.codebooks + 1,
         read=float(read),
         positions=float(length.sum() / trained.sum()),
         history=float(test.inter_feat[test.item_list_length_field].float().mean()),
