@@ -95,6 +95,10 @@ class History:
     owner: Tensor
     causal: bool
 
+    def only(self, rows: Tensor) -> History:
+        """Some of the rows, int64 ``[R]``."""
+        return History(self.states.index_select(0, rows), self.last.index_select(0, rows), self.owner, self.causal)
+
     def mask(self) -> Tensor | None:
         """What the paths from every position may read: bool ``[T, S]``; None where a causal mask says the same."""
         if self.causal:

@@ -113,6 +113,7 @@ class REG4Rec(SequentialRecommender):
         self.gate = Gate(kinds, int(config["gate_items"]), int(config["gate_hidden"])) if gated else None
         self.catalogue_softmax = config["token_softmax"] == "catalogue"
         self.steps, self.later_steps = reasoning_steps(config), float(config["later_steps"])
+        self.later_share = float(config["later_share"])
         self.training_order = str(config["training_order"])
         self.decoding_order = str(config["decoding_order"])
         self.category_weight = float(config["category_weight"])
@@ -151,9 +152,7 @@ class REG4Rec(SequentialRecommender):
         items, targets = interaction[self.ITEM_SEQ], interaction[TARGETS]
         losses: tuple[Tensor, ...] = ()
         if self.reasoner is not None:
-            history, trained = self.reader(items), targets > 0
-            session = self.reasoner.session(history, history.last, history.mask(), causal=history.causal)
-            losses = self._supervise(self.reasoner, session, trained, targets[trained])
+            losses = self._supervise(self.reasoner, self.reader(items), targets)
         if self.item_path is None:
             return losses
         return (*losses, self._item_loss(self.item_path, items, targets))
@@ -166,35 +165,36 @@ class REG4Rec(SequentialRecommender):
             extra = number, seen, self.repeat(ages)
         return path.loss(path.encoder(items).last[trained], targets[trained], extra)
 
-    def _supervise(
-        self, reasoner: Reasoner, session: ReasoningSession, trained: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Walks the true path of every target ``[R]``; each step is charged for all that is left of the item."""
-        codes = self.catalogue.codes[targets]
-        count, books = codes.shape
-        order = self._given_order(count, codes.device)
-        is_open = torch.ones(count, books, dtype=torch.bool, device=codes.device)
-        rows = torch.arange(count, device=codes.device)
-        scorer = self.scorer(reasoner)
+    def _supervise(self, reasoner: Reasoner, history: History, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Walks the true paths of all targets, int64 ``[B, T]``; each step is charged for all that is left of the item.
+
+        The first step is taken everywhere, those behind it only on some of the rows.
+        """
+        scorer, trained = self.scorer(reasoner), targets > 0
+        wanted = targets[trained]
+        session = self._walk(reasoner, history)
         hidden = session.begin()
+        is_open = torch.ones(len(wanted), self.catalogue.codebooks, dtype=torch.bool, device=wanted.device)
+        token_loss, category_loss = self._step_losses(scorer, hidden[trained], None, wanted, is_open)
+        if self.steps > 1 and self.later_share < 1.0:
+            draw = torch.rand(len(targets), device=targets.device)
+            rows = (draw <= draw.min().clamp(min=self.later_share)).nonzero().squeeze(1)
+            history, trained = history.only(rows), trained[rows]
+            wanted = targets[rows][trained]
+            session = self._walk(reasoner, history)
+            hidden, is_open = session.begin(), is_open[: len(wanted)]
+        order = self._given_order(len(wanted), wanted.device)
+        codes, number = self.catalogue.codes[wanted], torch.arange(len(wanted), device=wanted.device)
         candidates: Candidates | None = None
-        token_loss = category_loss = hidden.new_zeros(())
-        for step in range(self.steps):
-            states, last = hidden[trained], step + 1 == self.steps
-            weight = self.later_steps if step > 0 else 1.0
-            token_loss = token_loss + weight * scorer.loss(states, candidates, targets, is_open)
-            if self.category_weight > 0:
-                category_loss = category_loss + self.category_loss(states, targets) / self.steps
-            if last:
-                break
+        for step in range(1, self.steps):
             if order is None:
-                confidence = scorer.log_probs(states.detach(), candidates).detach().amax(-1)
+                confidence = scorer.log_probs(hidden[trained].detach(), candidates).detach().amax(-1)
                 book = surest(confidence.masked_fill(~is_open, float("-inf"))).squeeze(-1)
             else:
-                book = order[:, step]
+                book = order[:, step - 1]
             is_open = is_open.clone()
-            is_open[rows, book] = False
-            token = codes[rows, book]
+            is_open[number, book] = False
+            token = codes[number, book]
             if candidates is None:
                 candidates = self.catalogue.open(book, token)
             else:
@@ -202,7 +202,24 @@ class REG4Rec(SequentialRecommender):
             embedded = hidden.new_zeros(*hidden.shape[:-1], reasoner.width)
             embedded[trained] = reasoner.table.tokens(book, token).to(hidden.dtype)
             hidden = session.take(embedded)
+            of_tokens, of_categories = self._step_losses(scorer, hidden[trained], candidates, wanted, is_open)
+            token_loss = token_loss + self.later_steps * of_tokens
+            category_loss = category_loss + of_categories
         return token_loss, self.category_weight * category_loss
+
+    @staticmethod
+    def _walk(reasoner: Reasoner, history: History) -> ReasoningSession:
+        """Paths from every position of histories."""
+        return reasoner.session(history, history.last, history.mask(), causal=history.causal)
+
+    def _step_losses(
+        self, scorer: TokenScorer, states: Tensor, candidates: Candidates | None, targets: Tensor, is_open: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Token loss of one step, and its part of the category loss."""
+        of_categories = states.new_zeros(())
+        if self.category_weight > 0:
+            of_categories = self.category_loss(states, targets) / self.steps
+        return scorer.loss(states, candidates, targets, is_open), of_categories
 
     def scorer(self, reasoner: Reasoner) -> TokenScorer:
         """How this model turns the states of a decoder into probabilities; of its weights as they are now."""

@@ -43,6 +43,33 @@ def test_an_untrained_model_is_as_unsure_as_the_catalogue_is_large(
     assert float(losses[1].detach()) == 0.0
 
 
+def test_later_steps_are_trained_on_a_share_of_the_rows_and_as_on_all_in_the_mean(toy_data: Any) -> None:
+    settings = {"hidden_dropout_prob": 0.0, "training_order": "fixed", "category_weight": 0.0, "codebooks": 3}
+    settings |= {"reasoning_steps": 3, "later_steps": 1.0}
+    losses: dict[float, list[float]] = {}
+    sizes: dict[float, set[int]] = {}
+    for share in (1.0, 0.3):
+        toy = toy_data(**settings, later_share=share)
+        model, batch = toy.model.eval(), next(iter(toy.data.train))
+        asked: list[int] = []
+        plain = model._step_losses
+
+        def watched(scorer: Any, states: Any, *rest: Any, plain: Any = plain, asked: Any = asked) -> Any:
+            asked.append(len(states))
+            return plain(scorer, states, *rest)
+
+        model._step_losses = watched
+        torch.manual_seed(0)
+        losses[share] = [float(model.calculate_loss(batch)[0].detach()) for _ in range(200 if share < 1.0 else 1)]
+        assert set(asked[::3]) == {asked[0]}, "the first step is taken everywhere"
+        sizes[share] = {*asked[1::3], *asked[2::3]}
+        everywhere = asked[0]
+    assert sizes[1.0] == {everywhere}
+    assert len(sizes[0.3]) > 1 and min(sizes[0.3]) < 0.5 * everywhere
+    # Rows are drawn alike, and every row has as many targets.
+    assert sum(losses[0.3]) / 200 == pytest.approx(losses[1.0][0], rel=0.02)
+
+
 def test_two_layers_are_one_each_and_an_odd_layer_goes_to_the_encoder(toy_data: Any) -> None:
     for layers, encoder, decoder in ((2, 1, 1), (3, 2, 1), (4, 2, 2)):
         model = toy_data(n_layers=layers, name=f"toy{layers}").model
