@@ -65,6 +65,7 @@ class EvidenceWeights:
     recognise: float
     remember: float
     repeat: float
+    control: float = 0.0
 
     @classmethod
     def from_tensor(cls, weights: Tensor) -> EvidenceWeights:
@@ -73,7 +74,7 @@ class EvidenceWeights:
         return cls(*(round(weight, 6) for weight in weights.tolist()))
 
     def as_tensor(self) -> Tensor:
-        """The weights in the order of the fields, float32 ``[4]``."""
+        """The weights in the order of the fields, float32 ``[5]``."""
         return torch.tensor(astuple(self), dtype=torch.float32)
 
     def combine(self, evidence: dict[str, Tensor]) -> Tensor:

@@ -84,12 +84,17 @@ class REG4Rec(SequentialRecommender):
             recognise=float(config["recognise_weight"]),
             remember=float(config["remember_weight"]),
             repeat=float(config["repeat_weight"]),
+            control=float(config["reason_weight"]),
         )
         # Part of what is learned: they may be fitted on validation.
         self.register_buffer("fitted_weights", self.given_weights.as_tensor())
         # Each reads the histories in its own way: trained as one they get in each other's, and two that err alike say
         # no more than one of them.
-        self.item_path = ItemPath(new_table(), partial(new_encoder, layers=layers)) if config["item_path"] else None
+        new_path = partial(new_encoder, layers=layers)
+        self.item_path = ItemPath(new_table(), new_path) if config["item_path"] else None
+        self.control = ItemPath(new_table(), new_path) if config["control"] else None
+        if config["control"] and config["reason"]:
+            raise UserError("setting control is True, but its place is that of reason, which is on; set reason: False")
         decoder_layers = layers // 2 if config["reason"] else 0
         if config["reason"] and not decoder_layers:
             raise UserError("setting n_layers is 1, which leaves the decoder none; make it 2 or more, or reason: False")
@@ -130,6 +135,7 @@ class REG4Rec(SequentialRecommender):
     def _kinds(self) -> list[str]:
         """Names of the kinds of evidence that are on and have a weight."""
         parts = {"reason": self.reasoner, "recognise": self.item_path, "remember": self.memory, "repeat": self.repeat}
+        parts["control"] = self.control
         return [name for name, part in parts.items() if part is not None and getattr(self.given_weights, name) > 0]
 
     @property
@@ -155,7 +161,8 @@ class REG4Rec(SequentialRecommender):
             losses = self._supervise(self.reasoner, self.reader(items), targets)
         if self.item_path is None:
             return losses
-        return (*losses, self._item_loss(self.item_path, items, targets))
+        paths = (self.item_path, *([self.control] if self.control is not None else []))
+        return (*losses, *(self._item_loss(path, items, targets) for path in paths))
 
     def _item_loss(self, path: ItemPath, items: Tensor, targets: Tensor) -> Tensor:
         """Loss of the item path at all targets, int64 ``[B, T]``, 0 for none, repeating included; scalar, nats."""
@@ -337,6 +344,8 @@ class REG4Rec(SequentialRecommender):
             evidence["reason"] = item_scores(paths, self.catalogue)
         if self.item_path is not None:
             evidence["recognise"] = self.item_path.log_probs(self.item_path.read(items, lengths))
+        if self.control is not None:
+            evidence["control"] = self.control.log_probs(self.control.read(items, lengths))
         if self.memory is not None:
             evidence["remember"] = log_share(self.memory(items, lengths))
         if self.repeat is not None:

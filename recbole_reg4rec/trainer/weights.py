@@ -23,6 +23,7 @@ from recbole_reg4rec.trainer.measures import gains, hits, reciprocals
 # What each setting is multiplied by. Recognise stays, since only ratios count; without it reason does.
 _FACTORS = {
     "reason": (0.0, 1.0, 2.0, 4.0),
+    "control": (0.0, 1.0, 2.0, 4.0),
     "remember": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0),
     "repeat": (0.5, 1.0, 2.0),
 }

@@ -137,6 +137,19 @@ def test_repeat_is_trained_within_the_item_path(toy_data: Any) -> None:
     assert float(grad[0]) > 0  # the newest item is never taken again, so that its odds must fall
 
 
+def test_the_control_is_a_second_item_path_with_the_weight_of_reasoning(toy_data: Any) -> None:
+    toy = toy_data(item_path=True, reason=False, control=True, reason_weight=0.3)
+    model, rows = toy.model.train(), batch(toy)
+    losses = model.calculate_loss(next(iter(toy.data.train)))
+    assert len(losses) == 2 and losses[0].item() != losses[1].item(), "each begins from vectors of its own"
+    evidence = model.eval().evidence(rows)
+    with torch.no_grad():
+        wanted = evidence["recognise"] + 0.3 * evidence["control"]
+        assert torch.allclose(model.full_sort_predict(rows), wanted, atol=1e-5)
+    with pytest.raises(UserError, match="setting control"):
+        _ = toy_data(name="both", item_path=True, control=True).model
+
+
 def test_nothing_to_train_is_refused(toy_data: Any) -> None:
     with pytest.raises(UserError, match="reason and item_path"):
         _ = toy_data(reason=False).model

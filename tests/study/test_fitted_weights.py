@@ -30,7 +30,7 @@ def test_they_are_in_checkpoint_and_record_and_are_what_is_evaluated(toy, chosen
     record = toy.run(**ALL)
     assert record["weights"]["fitted"] == CHOSEN and record["weights"]["given"]["remember"] == 4.0
     state = toy.checkpoint("best")
-    assert state["state_dict"]["fitted_weights"].tolist() == pytest.approx(list(CHOSEN.values()))
+    assert state["state_dict"]["fitted_weights"].tolist() == pytest.approx([*CHOSEN.values(), 0.25])
     given = toy.run(**ALL, fit_weights=False, checkpoint=toy.folder / "given.pth")
     assert given["weights"] == {}
     by_hand = {f"{kind}_weight": weight for kind, weight in CHOSEN.items()}
