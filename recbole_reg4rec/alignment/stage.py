@@ -45,6 +45,7 @@ class AlignmentStage:
 
     def __init__(self, config: Any, model: REG4Rec, loader: WholeSequenceLoader) -> None:
         self.epochs, self.stopping_step = int(config["align_epochs"]), int(config["align_stopping_step"])
+        self.eval_step = int(config["align_eval_step"])
         self.learning_rate = float(config["align_learning_rate"])
         self.schedule, self.warmup_steps = str(config["align_schedule"]), int(config["align_warmup_steps"])
         self.collapsed: str | None = None

@@ -54,6 +54,7 @@ class ResumableTrainer(Trainer):
         """Takes the settings of a stage; from the second on with an optimiser of its own."""
         self.stage_number, self.stage = number, self.stages[number]
         self.epochs, self.stopping_step = self.stage.epochs, self.stage.stopping_step
+        self.eval_step = self.stage.eval_step
         self.learning_rate = self.stage.learning_rate
         self.start_epoch, self.cur_step, self.finished = 0, 0, False
         self._stage_steps, self._stage_score = 0, None

@@ -12,15 +12,16 @@ from torch import Tensor
 class Stage(Protocol):
     """One stage as the trainer sees it.
 
-    ``name``: in logs and records. ``prefix``: of its settings' names. ``epochs``, ``stopping_step``, ``learning_rate``,
-    ``schedule``, ``warmup_steps``: as the settings of stage 1. ``updates``: optimiser steps a batch. ``collapsed``: why
-    the stage has to stop at once, or None.
+    ``name``: in logs and records. ``prefix``: of its settings' names. ``epochs``, ``stopping_step``, ``eval_step``,
+    ``learning_rate``, ``schedule``, ``warmup_steps``: as the settings of stage 1. ``updates``: optimiser steps a batch.
+    ``collapsed``: why the stage has to stop at once, or None.
     """
 
     name: str
     prefix: str
     epochs: int
     stopping_step: int
+    eval_step: int
     learning_rate: float
     schedule: str
     warmup_steps: int
@@ -44,6 +45,7 @@ class SupervisedStage:
 
     def __init__(self, config: Any, model: Any) -> None:
         self.epochs, self.stopping_step = int(config["epochs"]), int(config["stopping_step"])
+        self.eval_step = int(config["eval_step"])
         self.learning_rate = float(config["learning_rate"])
         self.schedule = str(config["learning_rate_schedule"] or "constant")
         self.warmup_steps = int(config["warmup_steps"] or 0)

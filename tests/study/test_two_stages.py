@@ -19,7 +19,16 @@ from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.study import job
 from recbole_reg4rec.trainer import trainer
 
-BOTH = {"stages": ["supervised", "alignment"], "align_epochs": 2, "align_group": 4, "align_future": 3}
+BOTH = {
+    "stages": ["supervised", "alignment"],
+    "align_epochs": 2,
+    "align_group": 4,
+    "align_future": 3,
+    "align_schedule": "constant",
+    "reward_step_hit": 1.0,
+    "reward_category_hit": 1.0,
+    "reward_step_consistency": 1.0,
+}
 LOGGED = {
     *("reward", "reward_step_hit", "reward_global_path", "reward_category_hit", "reward_step_consistency"),
     *("kl", "entropy", "no_signal", "valid"),
@@ -36,6 +45,12 @@ def stop_before(monkeypatch, stage: str, epoch: int) -> None:
         return train_epoch(self, data, number, **keywords)
 
     monkeypatch.setattr(trainer.SequenceTrainer, "_train_epoch", interrupted)
+
+
+def test_each_stage_is_validated_at_its_own_pace(toy) -> None:
+    record = toy.run(**{**BOTH, "align_epochs": 3}, epochs=3, eval_step=3, align_eval_step=2)
+    validated = [(entry["stage"], entry["epoch"]) for entry in record["epochs"] if "valid" in entry]
+    assert validated == [("supervised", 2), ("alignment", 1), ("alignment", 2)]
 
 
 def test_both_stages_are_trained_logged_and_compared(toy):
