@@ -72,6 +72,24 @@ def test_explained_scores_are_those_of_full_sort_predict(toy: Any, more: dict[st
     assert without > 0
 
 
+def test_what_a_gate_moves_is_shown_beside_the_evidence(toy: Any) -> None:
+    toy.run(beam_width=8, **OTHER_EVIDENCE)
+    explainer = load(toy)
+    gate = explainer.model.gate
+    assert gate is not None
+    gate.inner.fill_(1.0)
+    gate.outer.fill_(2.0)
+    gate.fitted.fill_(True)
+    names, scores = predicted(explainer)
+    numbers = explainer.trained.data.dataset.field2token_id["item_id"]
+    for row, explanation in enumerate(explainer.users(names, top=5)):
+        for item in explanation.top:
+            assert [part.name for part in item.evidence] == ["reason", "recognise", "remember", "gate"]
+            assert item.score == float(scores[row, numbers[item.item]])
+            assert item.score == pytest.approx(sum(part.contribution for part in item.evidence), abs=1e-3)
+            assert item.evidence[-1].contribution != 0.0
+
+
 def test_a_path_that_ends_early_shows_what_it_decided_on(toy: Any) -> None:
     toy.run(codebooks=5, codebook_size=3, reasoning_steps=3, beam_width=6, reason_weight=1.0)
     explainer = load(toy)
