@@ -13,6 +13,7 @@ import numpy as np
 
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.study.leaderboard.grid import cell_keys
+from recbole_reg4rec.tokenizer.fit import default_codewords
 from recbole_reg4rec.trainer.measures import measure
 from recbole_reg4rec.trainer.protocols import PROTOCOLS
 
@@ -88,6 +89,14 @@ class RunRecord:
                         )
 
 
+def _as_trained(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a run; ``codebook_size: auto`` becomes a number where it would come to another one today."""
+    settings, codewords = content["settings"], content.get("tokenizer", {}).get("codewords")
+    if settings.get("codebook_size") != "auto" or codewords in (None, default_codewords(int(content["data"]["items"]))):
+        return dict(settings)
+    return {**settings, "codebook_size": int(codewords)}
+
+
 class RecordBook:
     """All readable records of a ``runs`` folder; `refresh` adds those that are new.
 
@@ -119,7 +128,7 @@ class RecordBook:
                 return
             if missing:
                 raise ValueError(f"it lacks {', '.join(missing)}")
-            key, row_key = cell_keys(content["settings"])
+            key, row_key = cell_keys(_as_trained(content))
             self.records[path.name] = RunRecord(path.name, self.folder, content, key, row_key)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             self.unreadable[path.name] = " ".join(str(error).split())

@@ -73,3 +73,16 @@ def test_new_records_are_seen(records):
     assert not book.records
     book.refresh()
     assert set(book.records) == {file}
+
+
+def test_a_run_of_another_rule_for_auto_is_no_run_of_todays(records):
+    # 30 items have 8 codewords by today's rule.
+    of_today = records.write(codebook_size="auto")
+    records.change(of_today, tokenizer={"codewords": 8})
+    of_old = records.write(codebook_size="auto", seed=2)
+    records.change(of_old, tokenizer={"codewords": 16})
+    given = records.write(codebook_size=16, seed=2)
+    book = records.book()
+    keys = {file: book.records[file].row_key for file in (of_today, of_old, given)}
+    assert keys[of_old] == keys[given] != keys[of_today]
+    assert [record.file for record in book.row(keys[of_today], "f" * 16)] == [of_today]
