@@ -90,6 +90,9 @@ class AlignmentStage:
         self._reference = encoder, reasoner
         self._loader.future = self._future
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Nothing to prepare."""
+
     def losses(self, interaction: Interaction) -> Iterator[tuple[Tensor, ...]]:
         """Samples once and gives the loss of each update: policy, weighted KL, weighted supervised term; scalars.
 

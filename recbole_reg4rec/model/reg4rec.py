@@ -119,6 +119,9 @@ class REG4Rec(SequentialRecommender):
         self.catalogue_softmax = config["token_softmax"] == "catalogue"
         self.steps, self.later_steps = reasoning_steps(config), float(config["later_steps"])
         self.later_share = float(config["later_share"])
+        # Without reasoning there is nothing else to train.
+        self._item_epochs = int(config["item_epochs"] or 0) if config["reason"] else 0
+        self._recognises = self.item_path is not None
         self.training_order = str(config["training_order"])
         self.decoding_order = str(config["decoding_order"])
         self.category_weight = float(config["category_weight"])
@@ -149,6 +152,10 @@ class REG4Rec(SequentialRecommender):
 
     # ---------------------------------------------------------------------------------------------- training
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Leaves the item path as it is from the epoch on that `item_epochs` says, counted from 0."""
+        self._recognises = not self._item_epochs or epoch < self._item_epochs
+
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
         """Stage 1: token loss, weighted category loss and, with the item path, item loss; nats a target, scalars.
 
@@ -159,7 +166,7 @@ class REG4Rec(SequentialRecommender):
         losses: tuple[Tensor, ...] = ()
         if self.reasoner is not None:
             losses = self._supervise(self.reasoner, self.reader(items), targets)
-        if self.item_path is None:
+        if self.item_path is None or not self._recognises:
             return losses
         paths = (self.item_path, *([self.control] if self.control is not None else []))
         return (*losses, *(self._item_loss(path, items, targets) for path in paths))

@@ -31,6 +31,9 @@ class Stage(Protocol):
     def begin(self) -> None:
         """Told once, with the model as the stages before left it."""
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Told before every epoch, counted from 0 in each stage."""
+
     def losses(self, interaction: Interaction) -> Iterator[Tensor | tuple[Tensor, ...]]:
         """The loss of each update on a batch; the optimiser steps before the next is asked for. None when collapsed."""
 
@@ -55,6 +58,11 @@ class SupervisedStage:
 
     def begin(self) -> None:
         """Nothing to prepare."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Tells the model, if that wants to know."""
+        if hasattr(self._model, "begin_epoch"):
+            self._model.begin_epoch(epoch)
 
     def losses(self, interaction: Interaction) -> Iterator[Tensor | tuple[Tensor, ...]]:
         """One update a batch."""

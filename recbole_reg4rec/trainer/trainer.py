@@ -186,6 +186,7 @@ class SequenceTrainer(ResumableTrainer):
             if self.finished:
                 break
             self._seed_epoch(epoch, train_data)
+            self.stage.begin_epoch(epoch)
             release_free_memory()
             begin = perf_counter()
             losses = self._train_epoch(train_data, epoch, show_progress=show_progress)

@@ -137,6 +137,19 @@ def test_repeat_is_trained_within_the_item_path(toy_data: Any) -> None:
     assert float(grad[0]) > 0  # the newest item is never taken again, so that its odds must fall
 
 
+def test_the_item_path_is_left_as_it_is_after_its_epochs(toy_data: Any) -> None:
+    for reason, counts in ((True, [3, 3, 2]), (False, [1, 1, 1])):
+        toy = toy_data(name=f"toy{reason}", item_path=True, reason=reason, item_epochs=2)
+        model, rows = toy.model.train(), next(iter(toy.data.train))
+        found = []
+        for epoch in range(3):
+            model.begin_epoch(epoch)
+            found.append(len(model.calculate_loss(rows)))
+        assert found == counts
+        model.begin_epoch(0)
+        assert len(model.calculate_loss(rows)) == counts[0], "an epoch alone decides, so that resuming is the same"
+
+
 def test_the_control_is_a_second_item_path_with_the_weight_of_reasoning(toy_data: Any) -> None:
     toy = toy_data(item_path=True, reason=False, control=True, reason_weight=0.3)
     model, rows = toy.model.train(), batch(toy)
