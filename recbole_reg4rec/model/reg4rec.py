@@ -202,8 +202,7 @@ class REG4Rec(SequentialRecommender):
         candidates: Candidates | None = None
         for step in range(1, self.steps):
             if order is None:
-                confidence = scorer.log_probs(hidden[trained].detach(), candidates).detach().amax(-1)
-                book = surest(confidence.masked_fill(~is_open, float("-inf"))).squeeze(-1)
+                book = surest(scorer.confidence(hidden[trained].detach(), candidates, ~is_open)).squeeze(-1)
             else:
                 book = order[:, step - 1]
             is_open = is_open.clone()
