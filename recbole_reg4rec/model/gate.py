@@ -69,8 +69,13 @@ class Gate(nn.Module):
 
     def correct(self, first: Tensor, seen: Tensor) -> Tensor:
         """New scores ``[B, G]`` from those of the sum and from what `look` saw."""
-        hidden = F.gelu(F.linear(standardised(seen, self.mean, self.deviation), self.inner, self.inner_bias))
-        return self.trust * first + F.linear(hidden, self.outer).squeeze(-1)
+        inputs = standardised(seen, self.mean, self.deviation)
+        return corrected(first, inputs, self.inner, self.inner_bias, self.outer, self.trust)
+
+
+def corrected(first: Tensor, inputs: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor, trust: Tensor) -> Tensor:
+    """``trust * first`` plus what the hidden units add: ``[B, G]`` and standardised ``[B, G, kinds]`` to ``[B, G]``."""
+    return trust * first + F.linear(F.gelu(F.linear(inputs, inner, inner_bias)), outer).squeeze(-1)
 
 
 def standardised(seen: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

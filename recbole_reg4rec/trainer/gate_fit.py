@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_reg4rec.model.gate import Gate, standardised
+from recbole_reg4rec.model.gate import Gate, corrected, standardised
 from recbole_reg4rec.trainer.heap import release_free_memory
 from recbole_reg4rec.trainer.weights import rank_metric
 
@@ -157,8 +157,7 @@ class _Network(nn.Module):
         self.trust = nn.Parameter(torch.ones(()))
 
     def forward(self, first: Tensor, inputs: Tensor) -> Tensor:
-        hidden = F.gelu(F.linear(inputs, self.inner, self.inner_bias))
-        return self.trust * first + F.linear(hidden, self.outer).squeeze(-1)
+        return corrected(first, inputs, self.inner, self.inner_bias, self.outer, self.trust)
 
     def inputs(self, users: _Users) -> Tensor:
         return standardised(users.seen, self.mean, self.deviation)
