@@ -14,6 +14,7 @@ from types import FunctionType
 
 from recbole_reg4rec.decoding.catalogue import Catalogue
 from recbole_reg4rec.decoding.corp import Reflection
+from recbole_reg4rec.decoding.shares import RemainingShares
 from recbole_reg4rec.model.evidence import ItemPath
 from recbole_reg4rec.model.memory import Memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
@@ -36,6 +37,8 @@ PARTS: dict[str, tuple[Callable[..., object], ...]] = {
         CatalogueScorer.token_shares,
         CatalogueScorer.shares_after,
         CatalogueScorer.answer,
+        RemainingShares.largest,
+        RemainingShares.of,
     ),
     "item path": (ItemPath.log_probs,),
     "memory": (Memory.forward,),
