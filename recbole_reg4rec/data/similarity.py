@@ -43,13 +43,21 @@ def content_neighbours(config: Any, dataset: OrderedDataset, neighbours: int) ->
     dense = np.concatenate([np.zeros((items, 0)), *vectors.values()], axis=1).astype(np.float32)
     flipped = sp.csr_matrix(table.T)
     kept: list[sp.csr_matrix] = []
-    step = max(1, _BLOCK // items)
+    # A row of the block is as long as there are items where vectors make it full, else as the pairs that words make.
+    longest = items if dense.shape[1] else int(_pairs(table).max(initial=0))
+    step = max(1, _BLOCK // max(longest, 1))
     for begin in range(0, items, step):
         block = sp.csr_matrix(table[begin : begin + step] @ flipped)
         if dense.shape[1]:
             block = sp.csr_matrix(block + np.maximum(dense[begin : begin + step] @ dense.T, 0.0))
         kept.append(_nearest(block, begin, neighbours))
     return sp.csr_matrix(sp.vstack(kept) / sources, dtype=np.float32)
+
+
+def _pairs(table: sp.csr_matrix) -> np.ndarray:
+    """At most how many items each one shares words with, int64 ``[items + 1]``."""
+    shared = np.bincount(table.indices, minlength=table.shape[1])
+    return np.add.reduceat(np.append(shared[table.indices], 0), table.indptr[:-1]) * (np.diff(table.indptr) > 0)
 
 
 def _rare_words(words: sp.csr_matrix, filled: list[int], items: int) -> sp.csr_matrix:

@@ -10,6 +10,7 @@ A model that can decide among items at once (`AnswerModel`) may do so after some
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -108,6 +109,7 @@ def beam_search(
     corp: CorpRule | None = None,
     gives: str = "logits",
     steps: int | None = None,
+    among: Callable[[], Candidates | None] = lambda: None,
 ) -> Paths:
     """Finds the most probable paths to real items.
 
@@ -127,6 +129,8 @@ def beam_search(
             have to be worked out.
         steps: of a path, fewer than there are codebooks; at the last one an `AnswerModel` decides among the items that
             are left.
+        among: asked after the model's first answer for the items that paths may lead to, lists ``[B, 1]``, with what
+            the model gives being of these alone; None for all items.
     """
     assert gives in GIVES
     complete = complete or gives == "log_probs"
@@ -142,7 +146,7 @@ def beam_search(
         books=torch.zeros(batch, 1, 0, dtype=torch.int64, device=device),
         tokens=torch.zeros(batch, 1, 0, dtype=torch.int64, device=device),
         closed=torch.zeros(batch, 1, catalogue.codebooks, dtype=torch.bool, device=device),
-        candidates=None,
+        candidates=among(),
     )
     shares = gives == "shares"
     reflection = Reflection(corp, cast(CategoryModel, model).categories) if corp is not None else None

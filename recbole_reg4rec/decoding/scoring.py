@@ -92,15 +92,27 @@ def led_to(paths: Paths, items: int) -> Tensor:
 
     Where a path may end with a choice among many, these are as many items as there are paths, the most probable.
     """
-    return _led_to(paths, path_scores(paths, items))
+    places, _, _ = _led(paths, items)
+    led = torch.zeros(len(paths.scores), items + 1, dtype=torch.bool, device=places.device)
+    led.view(-1)[places] = True
+    return led
 
 
-def _led_to(paths: Paths, spelled: Tensor) -> Tensor:
-    led = ~spelled.isinf()
+def _led(paths: Paths, items: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_reached`, of the items that stand by the paths to them alone, see `led_to`."""
+    places, reached, worst = _reached(paths, items)
     if paths.answers is None:
-        return led
-    best = spelled.topk(min(paths.scores.shape[1], spelled.shape[1]), dim=1).values
-    return led & (spelled >= best[:, -1:])
+        return places, reached, worst
+    users, width = places // (items + 1), paths.scores.shape[1]
+    counts = torch.bincount(users, minlength=len(worst))
+    rank = torch.arange(len(users), device=users.device) - (counts.cumsum(0) - counts).index_select(0, users)
+    longest = max(width, int(counts.max()))
+    side_by_side = reached.new_full((len(worst), longest), NEVER).index_put((users, rank), reached)
+    least = side_by_side.topk(width, dim=1).values[:, -1]
+    kept = (reached >= least.index_select(0, users)).nonzero().squeeze(1)
+    places, reached, users = (part.index_select(0, kept) for part in (places, reached, users))
+    worst = worst.new_full((len(worst),), float("inf")).scatter_reduce(0, users, reached, "amin")
+    return places, reached, worst.masked_fill(worst.isinf(), 0.0).unsqueeze(1)
 
 
 def _after_prior(paths: Paths, prior: Tensor) -> Tensor:
@@ -108,12 +120,12 @@ def _after_prior(paths: Paths, prior: Tensor) -> Tensor:
 
     Both are log-probabilities, so that the others are lowered only as far as it takes to stay behind.
     """
-    spelled = path_scores(paths, prior.shape[1] - 1)
-    led = _led_to(paths, spelled)
-    worst = spelled.masked_fill(~led, float("inf")).amin(1, keepdim=True)
-    rest = prior.masked_fill(led, NEVER)
-    rest[:, 0] = NEVER
-    shift = (worst - _STEP - rest.amax(1, keepdim=True)).clamp(max=0.0)
-    scores = torch.where(led, spelled, prior + shift)
+    places, reached, worst = _led(paths, prior.shape[1] - 1)
+    # In place throughout: passes over all items are what this costs.
+    scores = prior.clone()
+    scores[:, 0] = NEVER
+    scores.view(-1)[places] = NEVER
+    scores.add_((worst - _STEP - scores.amax(1, keepdim=True)).clamp(max=0.0))
+    scores.view(-1)[places] = reached
     scores[:, :1] = scores[:, 1:].amin(1, keepdim=True) - _GAP
     return scores

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.history import HistoryEncoder, ItemVectors, TokenTable
+from recbole_reg4rec.model.sampling import ItemSample
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
 from recbole_reg4rec.model.whole_sequence import last_states
 
@@ -43,9 +44,25 @@ class ItemPath(nn.Module):
         logits = self.project(states) @ self.vectors().T
         return logits.index_fill(1, logits.new_zeros(1, dtype=torch.int64), -1e4)
 
-    def loss(self, states: Tensor, targets: Tensor, extra: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
-        """Mean cross-entropy of the targets, int64 ``[R]``; scalar, nats. For ``extra`` see `softmax`."""
-        return catalogue_cross_entropy(self.project(states), self.vectors(), targets, extra)
+    def loss(
+        self,
+        states: Tensor,
+        targets: Tensor,
+        extra: tuple[Tensor, Tensor, Tensor] | None = None,
+        sample: ItemSample | None = None,
+    ) -> Tensor:
+        """Mean cross-entropy of the targets, int64 ``[R]``, among all items or a sample of them; scalar, nats.
+
+        For ``extra`` see `softmax`; targets and its items are in the sample.
+        """
+        queries = self.project(states)
+        if sample is None:
+            return catalogue_cross_entropy(queries, self.vectors(), targets, extra)
+        vectors = torch.cat([self.vectors.of(sample.items), sample.log_weights.unsqueeze(1)], dim=1)
+        queries = torch.cat([queries, queries.new_ones(len(queries), 1)], dim=1)
+        if extra is not None:
+            extra = extra[0], sample.places(extra[1]), extra[2]
+        return catalogue_cross_entropy(queries, vectors, sample.places(targets), extra)
 
     def log_probs(self, states: Tensor) -> Tensor:
         """Log-probabilities of all items, float32 ``[R, items + 1]``."""
@@ -90,4 +107,7 @@ class EvidenceWeights:
                 "settings reason, item_path and memory with reason_weight, recognise_weight and remember_weight leave "
                 "no evidence to rank by; switch one on and give it a weight above 0"
             )
-        return torch.stack(parts).sum(0)
+        total = parts[0]
+        for part in parts[1:]:
+            total += part
+        return total

@@ -72,14 +72,22 @@ class ItemVectors(nn.Module):
             self._kept = state, self._build()
         return self._kept[1]
 
+    def of(self, items: Tensor) -> Tensor:
+        """Those of some items alone, int64 ``[L]``: ``[L, d]`` or ``[L, d + 1]``; the padding item's means nothing."""
+        vectors = F.embedding_bag(self.table.rows.index_select(0, items), self._weight(), mode="sum")
+        return vectors if self.identity is None else self._with_identity(vectors, self.identity(items))
+
     def _build(self) -> Tensor:
+        vectors = F.pad(F.embedding_bag(self.table.rows[1:], self._weight(), mode="sum"), (0, 0, 1, 0))
+        return vectors if self.identity is None else self._with_identity(vectors, self.identity.weight)
+
+    def _weight(self) -> Tensor:
         weight: Tensor = self.table.weight
-        if self.bias is not None:
-            weight = torch.cat([weight, self.bias.unsqueeze(1)], dim=1)
-        vectors = F.pad(F.embedding_bag(self.table.rows[1:], weight, mode="sum"), (0, 0, 1, 0))
-        if self.identity is None:
-            return vectors
-        return vectors + F.pad(self.identity.weight, (0, vectors.shape[1] - self.identity.weight.shape[1]))
+        return weight if self.bias is None else torch.cat([weight, self.bias.unsqueeze(1)], dim=1)
+
+    @staticmethod
+    def _with_identity(vectors: Tensor, identity: Tensor) -> Tensor:
+        return vectors + F.pad(identity, (0, vectors.shape[1] - identity.shape[1]))
 
 
 @dataclass

@@ -96,7 +96,8 @@ class Memory(nn.Module):
         self.recency, self.size = recency, table.shape[1]
         self.reach = None if recency >= 1.0 else int(math.log(_LEAST_WEIGHT) / math.log(recency)) + 1
         self.register_buffer("starts", torch.from_numpy(table.indptr.astype(np.int64)), persistent=False)
-        self.register_buffer("items", torch.from_numpy(table.indices.astype(np.int64)), persistent=False)
+        # As few bytes as an item's number takes: there are as many entries as interactions times the window.
+        self.register_buffer("items", torch.from_numpy(table.indices.astype(np.int32)), persistent=False)
         self.register_buffer("weights", torch.from_numpy(table.data.astype(np.float32)), persistent=False)
         # A table that is full enough is read faster as a plain one, whose size the interactions still bound.
         full = table.nnz >= _DENSE_SHARE * self.size**2

@@ -19,7 +19,6 @@ from recbole_reg4rec.decoding.beam import ORDERS, Paths, beam_search, surest
 from recbole_reg4rec.decoding.catalogue import Candidates, Catalogue
 from recbole_reg4rec.decoding.corp import PrunedStep, corp_rule
 from recbole_reg4rec.decoding.scoring import item_scores
-from recbole_reg4rec.decoding.shares import TokenShares
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.evidence import EvidenceWeights, ItemPath, log_share
 from recbole_reg4rec.model.gate import Gate
@@ -28,7 +27,9 @@ from recbole_reg4rec.model.layers import layer_shape
 from recbole_reg4rec.model.memory import build_memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
 from recbole_reg4rec.model.repeat import Repeat, newest_places
+from recbole_reg4rec.model.sampling import ItemSample, draw_sample
 from recbole_reg4rec.model.scorers import CatalogueScorer, CodebookScorer, TokenScorer, reasoning_steps
+from recbole_reg4rec.model.steps import Steps
 from recbole_reg4rec.model.tokens import ItemTokens
 from recbole_reg4rec.model.whole_sequence import last_states
 
@@ -119,6 +120,7 @@ class REG4Rec(SequentialRecommender):
         self.catalogue_softmax = config["token_softmax"] == "catalogue"
         self.steps, self.later_steps = reasoning_steps(config), float(config["later_steps"])
         self.later_share = float(config["later_share"])
+        self.softmax_items = int(config["softmax_items"])
         # Without reasoning there is nothing else to train.
         self._item_epochs = int(config["item_epochs"] or 0) if config["reason"] else 0
         self._recognises = self.item_path is not None
@@ -163,28 +165,31 @@ class REG4Rec(SequentialRecommender):
             interaction: a batch of `data.sequences.WholeSequenceLoader`.
         """
         items, targets = interaction[self.ITEM_SEQ], interaction[TARGETS]
+        sample = draw_sample(torch.stack([items, targets]), self.catalogue.items, self.softmax_items)
         losses: tuple[Tensor, ...] = ()
         if self.reasoner is not None:
-            losses = self._supervise(self.reasoner, self.reader(items), targets)
+            losses = self._supervise(self.reasoner, self.reader(items), targets, sample)
         if self.item_path is None or not self._recognises:
             return losses
         paths = (self.item_path, *([self.control] if self.control is not None else []))
-        return (*losses, *(self._item_loss(path, items, targets) for path in paths))
+        return (*losses, *(self._item_loss(path, items, targets, sample) for path in paths))
 
-    def _item_loss(self, path: ItemPath, items: Tensor, targets: Tensor) -> Tensor:
+    def _item_loss(self, path: ItemPath, items: Tensor, targets: Tensor, sample: ItemSample | None) -> Tensor:
         """Loss of the item path at all targets, int64 ``[B, T]``, 0 for none, repeating included; scalar, nats."""
         trained, extra = targets > 0, None
         if self.repeat is not None:
             number, seen, ages = newest_places(items, trained)
             extra = number, seen, self.repeat(ages)
-        return path.loss(path.encoder(items).last[trained], targets[trained], extra)
+        return path.loss(path.encoder(items).last[trained], targets[trained], extra, sample)
 
-    def _supervise(self, reasoner: Reasoner, history: History, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _supervise(
+        self, reasoner: Reasoner, history: History, targets: Tensor, sample: ItemSample | None
+    ) -> tuple[Tensor, Tensor]:
         """Walks the true paths of all targets, int64 ``[B, T]``; each step is charged for all that is left of the item.
 
         The first step is taken everywhere, those behind it only on some of the rows.
         """
-        scorer, trained = self.scorer(reasoner), targets > 0
+        scorer, trained = self.scorer(reasoner, sample), targets > 0
         wanted = targets[trained]
         session = self._walk(reasoner, history)
         hidden = session.begin()
@@ -234,10 +239,10 @@ class REG4Rec(SequentialRecommender):
             of_categories = self.category_loss(states, targets) / self.steps
         return scorer.loss(states, candidates, targets, is_open), of_categories
 
-    def scorer(self, reasoner: Reasoner) -> TokenScorer:
+    def scorer(self, reasoner: Reasoner, sample: ItemSample | None = None) -> TokenScorer:
         """How this model turns the states of a decoder into probabilities; of its weights as they are now."""
         if self.catalogue_softmax:
-            return CatalogueScorer(reasoner, self.catalogue)
+            return CatalogueScorer(reasoner, self.catalogue, sample)
         return CodebookScorer(reasoner, self.catalogue)
 
     def _given_order(self, count: int, device: torch.device) -> Tensor | None:
@@ -303,7 +308,7 @@ class REG4Rec(SequentialRecommender):
     def _reason(self, history: History, last: Tensor, lengths: Tensor, complete: bool = False) -> Paths:
         session = self._session(history, last, lengths)
         generator = torch.Generator().manual_seed(self._seed)
-        model = _Steps(self.decoder, session, self.scorer(self.decoder))
+        model = Steps(self.decoder, session, self.scorer(self.decoder))
         paths = beam_search(
             model,
             self.catalogue,
@@ -315,6 +320,7 @@ class REG4Rec(SequentialRecommender):
             corp=self.corp,
             gives="shares" if self.catalogue_softmax else "logits",
             steps=self.steps,
+            among=model.among,
         )
         return replace(paths, prior=model.prior)
 
@@ -363,41 +369,3 @@ class REG4Rec(SequentialRecommender):
         """The same scores for one item a row, float32 ``[B]``."""
         scores = self.full_sort_predict(interaction)
         return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)
-
-
-class _Steps:
-    """Shows a reasoning session to beam search as shares or logits of tokens, and to CORP as categories.
-
-    ``prior``: float32 ``[B, items + 1]`` after `first`, None where the scorer knows no items.
-    """
-
-    _states: Tensor
-
-    def __init__(self, reasoner: Reasoner, session: ReasoningSession, scorer: TokenScorer) -> None:
-        self._reasoner, self._session, self._scorer = reasoner, session, scorer
-        self.prior: Tensor | None = None
-
-    def first(self) -> Tensor:
-        self._states = self._session.begin()
-        if isinstance(self._scorer, CatalogueScorer):
-            self.prior = self._scorer.item_log_probs(self._states[:, 0])
-            return self._scorer.token_shares(self.prior).unsqueeze(1)
-        return self._reasoner.token_logits(self._states).float()
-
-    def advance(self, parents: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor | TokenShares:
-        self._go_on(parents, books, tokens)
-        if isinstance(self._scorer, CatalogueScorer):
-            return self._scorer.shares_after(self._states, candidates)
-        return self._reasoner.token_logits(self._states).float()
-
-    def answer(self, parents: Tensor, books: Tensor, tokens: Tensor, candidates: Candidates) -> Tensor:
-        assert isinstance(self._scorer, CatalogueScorer), "the others spell all tokens"
-        self._go_on(parents, books, tokens)
-        return self._scorer.answer(self._states, candidates)
-
-    def _go_on(self, parents: Tensor, books: Tensor, tokens: Tensor) -> None:
-        self._session.follow(parents)
-        self._states = self._session.take(self._reasoner.table.tokens(books, tokens))
-
-    def categories(self) -> Tensor:
-        return self._reasoner.category_logits(self._states).float().log_softmax(-1)

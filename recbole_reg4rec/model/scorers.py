@@ -20,6 +20,7 @@ from recbole_reg4rec.decoding.shares import RemainingShares
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.marginals import book_marginals, pair_scores
 from recbole_reg4rec.model.reasoner import Reasoner
+from recbole_reg4rec.model.sampling import ItemSample
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
 
 # Paths whose tables of all tokens are held at a time.
@@ -159,18 +160,31 @@ class CatalogueScorer:
     """A softmax over the feasible items, added up by token (our choice).
 
     Made anew for every batch in training: the items' vectors are computed once for all steps.
+
+    Args:
+        sample: the items that the loss of the first step goes over, in place of all.
     """
 
-    def __init__(self, reasoner: Reasoner, catalogue: Catalogue) -> None:
-        self._reasoner, self._catalogue = reasoner, catalogue
-        self._vectors = reasoner.vectors().float()
+    def __init__(self, reasoner: Reasoner, catalogue: Catalogue, sample: ItemSample | None = None) -> None:
+        self._reasoner, self._catalogue, self._sample = reasoner, catalogue, sample
+        # At once, whoever asks first and with or without a gradient; a sample leaves it to those who want all items.
+        self._all = reasoner.vectors().float() if sample is None else None
         # What was last asked for: choosing a codebook and its token need the same.
         self._asked: tuple[Tensor, Candidates, _Left] | None = None
+
+    @property
+    def _vectors(self) -> Tensor:
+        """What items are compared by, float32 ``[items + 1, d + 1]``; with a sample it carries no gradient."""
+        if self._all is None:
+            with torch.no_grad():
+                self._all = self._reasoner.vectors().float()
+        return self._all
 
     def item_log_probs(self, hidden: Tensor) -> Tensor:
         """Before the first token: ``[R, h]`` to float32 ``[R, items + 1]``; the padding item never wins."""
         logits = self._queries(hidden) @ self._vectors.T
-        return logits.index_fill(1, logits.new_zeros(1, dtype=torch.int64), -1e4).log_softmax(-1)
+        logits[:, 0] = -1e4
+        return logits.log_softmax(-1)
 
     def token_shares(self, item_log_probs: Tensor) -> Tensor:
         """What these items' probabilities mean for tokens: float32 ``[R, items + 1]`` to ``[R, M, K]``."""
@@ -178,6 +192,14 @@ class CatalogueScorer:
         # A row an item, so that what is added up lies together.
         shares = F.embedding_bag(catalogue.postings, item_log_probs.exp().T.contiguous(), catalogue.starts, mode="sum")
         return shares.T.contiguous().view(-1, catalogue.codebooks, catalogue.codewords)
+
+    def likely_shares(self, item_log_probs: Tensor, count: int) -> RemainingShares:
+        """As `token_shares`, of the ``count`` likeliest items of each row alone, of ``[R, 1]`` paths."""
+        found = item_log_probs.topk(min(count, item_log_probs.shape[1] - 1), dim=1, sorted=False).indices
+        items = found.sort(dim=1).values
+        owners = torch.arange(len(items), device=items.device).repeat_interleave(items.shape[1])
+        shares = item_log_probs.gather(1, items).exp().flatten()
+        return RemainingShares(self._catalogue, items.flatten(), owners, shares, (len(items), 1))
 
     def shares_after(self, hidden: Tensor, candidates: Candidates) -> RemainingShares:
         """Probabilities of tokens within their codebooks after some were taken: ``[B, Q, h]``, of ``[B, Q]`` paths."""
@@ -212,12 +234,26 @@ class CatalogueScorer:
 
     def loss(self, hidden: Tensor, candidates: Candidates | None, targets: Tensor, is_open: Tensor) -> Tensor:
         """See `TokenScorer`; every step is charged for the item, so that it may be the last one."""
-        queries = self._queries(hidden)
-        if candidates is None:
+        queries, sample = self._queries(hidden), self._sample
+        if candidates is None and sample is None:
             return catalogue_cross_entropy(queries, self._vectors, targets)
+        if candidates is None:
+            assert sample is not None
+            vectors = self._reasoner.vectors.of(sample.items).float()
+            # Beside the bias of tokens, which the 1 behind each query is for.
+            vectors = vectors + F.pad(sample.log_weights.unsqueeze(1), (vectors.shape[1] - 1, 0))
+            return catalogue_cross_entropy(queries, vectors, sample.places(targets))
         left = self._among(hidden, candidates)
-        own = (self._vectors.index_select(0, targets) * queries).sum(-1) - left.largest
+        vectors, places = self._compared(targets)
+        own = (vectors.index_select(0, places) * queries).sum(-1) - left.largest
         return (left.totals.log() - own).mean()
+
+    def _compared(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors, float32 ``[V, d + 1]``, and where those of some items, int64 ``[N]``, stand among them."""
+        if self._sample is None:
+            return self._vectors, items
+        distinct, places = torch.unique(items, return_inverse=True)
+        return self._reasoner.vectors.of(distinct).float(), places
 
     def confidence(self, hidden: Tensor, candidates: Candidates | None, closed: Tensor) -> Tensor:
         """See `TokenScorer`."""
@@ -288,7 +324,8 @@ class CatalogueScorer:
             return self._asked[2]
         items, owners = candidates.entries()
         queries = self._queries(hidden)
-        scores = pair_scores(queries, self._vectors, owners, items)
+        vectors, places = self._compared(items)
+        scores = pair_scores(queries, vectors, owners, places)
         largest = scores.new_full((len(queries),), NEVER).scatter_reduce(0, owners, scores.detach(), "amax")
         scores = scores - largest.index_select(0, owners)
         weights = scores.exp()

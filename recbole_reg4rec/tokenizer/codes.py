@@ -33,7 +33,7 @@ AnySettings = TokenizerSettings | OPQSettings | RQVAESettings
 # Distances to codewords that are held in memory at once; and items, where the codebooks are small.
 _DISTANCES, _ROWS = 1 << 22, 4096
 # Raise when the algorithm changes, so that codes of an older version are never taken for these.
-ALGORITHM = 2
+ALGORITHM = 3
 
 
 @dataclass
@@ -147,7 +147,9 @@ def _fit(
     with torch.no_grad():
         assign = _assign_levels if isinstance(model, RQVAE) else _assign_parallel
         first, resolved = assign(model, rows, known, settings)
-        reconstruction = model.reconstruct(rows, torch.from_numpy(resolved.codes)).numpy()
+        codes = torch.from_numpy(resolved.codes)
+        parts = [model.reconstruct(*part) for part in zip(rows.split(_ROWS), codes.split(_ROWS), strict=True)]
+        reconstruction = torch.cat(parts).numpy()
     report = {
         "codebooks": settings.codebooks,
         "codewords": settings.codewords,
@@ -195,7 +197,11 @@ def _assign_parallel(
     first = np.zeros((len(rows), settings.codebooks), dtype=np.int64)
     for items in _groups(known, at_once):
         first[items] = distances(items).argmin(axis=2)
-    return first, resolve_collisions(first, distances, last=~known)
+
+    def alike(items: np.ndarray) -> np.ndarray:
+        return np.unique(rows[torch.from_numpy(items)].numpy(), axis=0, return_inverse=True)[1].reshape(-1)
+
+    return first, resolve_collisions(first, distances, last=~known, alike=alike)
 
 
 def _assign_levels(model: RQVAE, rows: Tensor, known: np.ndarray, settings: AnySettings) -> tuple[np.ndarray, Resolved]:

@@ -9,6 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Of a tuple's number, those of one token.
+_BITS = 32
+_WORD = (1 << _BITS) - 1
+# Items whose distances to all codewords are held at a time.
+_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -26,7 +32,10 @@ def count_collisions(codes: np.ndarray) -> int:
 
 
 def resolve_collisions(
-    codes: np.ndarray, distances: Callable[[np.ndarray], np.ndarray], last: np.ndarray | None = None
+    codes: np.ndarray,
+    distances: Callable[[np.ndarray], np.ndarray],
+    last: np.ndarray | None = None,
+    alike: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Resolved:
     """Moves the cheaper items of every collision to the free tuple that costs least.
 
@@ -36,61 +45,88 @@ def resolve_collisions(
     Args:
         codes: int64 ``[N, M]``, assigned tokens.
         distances: for items ``[n]`` their squared distances to every codeword, float32 ``[n, M, K]``; asked only for
-            items that collide.
+            items that collide, few at a time, and once for those that are alike.
         last: bool ``[N]``, items that may only take what all others leave.
+        alike: for items ``[n]`` a number each, int64 ``[n]``, equal where their distances are; all differ without.
     """
     codes = codes.copy()
     last = np.zeros(len(codes), dtype=bool) if last is None else last
     taken: set[int] = set()
     moved = unresolved = 0
     for members in (np.flatnonzero(~last), np.flatnonzero(last)):
-        # Items that are alike to the last bit walk through the same tuples, so they share one walk.
-        walks: dict[bytes, Iterator[int]] = {}
-        for item, table in _losers(codes, members, distances, taken):
-            walk = walks.setdefault(codes[item].tobytes() + table.tobytes(), _cheapest_first(table))
+        walked = -1
+        walk: Iterator[int] = iter(())
+        for item, model in _losers(codes, members, distances, alike, taken):
+            # Items that are alike walk through the same tuples, so they share one walk; they come one after the other.
+            if model != walked:
+                table = np.asarray(distances(np.array([model]))[0], dtype=np.float64)
+                walked, walk = model, _cheapest_first(table)
             free = next((number for number in walk if number not in taken), None)
             if free is None:
                 unresolved += 1
                 continue
             taken.add(free)
-            codes[item] = [free // place % table.shape[1] for place in _places(*table.shape)]
+            codes[item] = [free >> place & _WORD for place in _places(codes.shape[1])]
             moved += 1
     return Resolved(codes=codes, moved=moved, unresolved=unresolved)
 
 
-def _places(books: int, words: int) -> list[int]:
-    """What one step in each codebook adds to the number of a tuple; Python's integers do not overflow."""
-    return [words**book for book in range(books)]
+def _places(books: int) -> list[int]:
+    """By how many bits the number of a tuple is shifted in each codebook; Python's integers do not overflow."""
+    return [_BITS * book for book in range(books)]
+
+
+def _numbers(codes: np.ndarray) -> list[int]:
+    """A number for each tuple, ``[n, M]``, see `_places`."""
+    content, width = codes.astype("<u4").tobytes(), codes.shape[1] * _BITS // 8
+    return [int.from_bytes(content[at : at + width], "little") for at in range(0, len(content), width)]
 
 
 def _losers(
-    codes: np.ndarray, members: np.ndarray, distances: Callable[[np.ndarray], np.ndarray], taken: set[int]
-) -> list[tuple[int, np.ndarray]]:
-    """Items that must move, the cheapest to move first, with their distances; the other tuples become taken."""
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for item in members.tolist():
-        groups[codes[item].tobytes()].append(item)
-    if not groups:
-        return []
-    shape = distances(members[:1]).shape[1:]
-    numbers = {code: _number(codes[group[0]], shape) for code, group in groups.items()}
-    colliding = [i for code, group in groups.items() if len(group) > 1 or numbers[code] in taken for i in group]
-    waiting: list[tuple[float, int]] = []
-    tables: dict[int, np.ndarray] = {}
-    if colliding:
-        table = np.asarray(distances(np.array(colliding)), dtype=np.float64)
-        tables = dict(zip(colliding, table, strict=True))
-        cost = dict(zip(colliding, _cheapest_moves(codes[colliding], table).tolist(), strict=True))
-        for code, group in groups.items():
-            if group[0] in tables:
-                ordered = sorted((cost[item], item) for item in group)
-                waiting.extend(ordered if numbers[code] in taken else ordered[:-1])
-    taken.update(numbers.values())
-    return [(item, tables[item]) for _, item in sorted(waiting)]
+    codes: np.ndarray,
+    members: np.ndarray,
+    distances: Callable[[np.ndarray], np.ndarray],
+    alike: Callable[[np.ndarray], np.ndarray] | None,
+    taken: set[int],
+) -> list[tuple[int, int]]:
+    """Items that must move, the cheapest to move first, and for each the first that is alike; others become taken."""
+    numbers = _numbers(codes[members])
+    groups: dict[int, list[int]] = defaultdict(list)
+    for place, number in enumerate(numbers):
+        groups[number].append(place)
+    colliding = np.array(
+        [place for number, group in groups.items() if len(group) > 1 or number in taken for place in group],
+        dtype=np.int64,
+    )
+    waiting: list[tuple[float, int, int]] = []
+    if len(colliding):
+        items = members[colliding]
+        models = _models(codes[items], items if alike is None else alike(items))
+        distinct, inverse = np.unique(models, return_inverse=True)
+        cost = np.concatenate(
+            [
+                _cheapest_moves(codes[part], np.asarray(distances(part), dtype=np.float64))
+                for part in np.split(items[distinct], range(_AT_ONCE, len(distinct), _AT_ONCE))
+            ]
+        )[inverse]
+        found = {
+            place: (float(cost[n]), int(items[models[n]]), int(items[n])) for n, place in enumerate(colliding.tolist())
+        }
+        for number, group in groups.items():
+            if group[0] in found:
+                # Whoever would be hardest to move stays, unless others have the place already.
+                ordered = sorted((found[place] for place in group), key=lambda entry: (entry[0], entry[2]))
+                waiting.extend(ordered if number in taken else ordered[:-1])
+    taken.update(numbers)
+    return [(item, model) for _, model, item in sorted(waiting)]
 
 
-def _number(code: np.ndarray, shape: tuple[int, ...]) -> int:
-    return sum(int(word) * place for word, place in zip(code, _places(*shape), strict=True))
+def _models(codes: np.ndarray, alike: np.ndarray) -> np.ndarray:
+    """For each of ``n`` items the place of the first with the same tuple and the same number, int64 ``[n]``."""
+    _, first, inverse = np.unique(
+        np.concatenate([alike[:, None], codes], axis=1), axis=0, return_index=True, return_inverse=True
+    )
+    return first[inverse.reshape(-1)]
 
 
 def _cheapest_moves(codes: np.ndarray, distances: np.ndarray) -> np.ndarray:
@@ -112,8 +148,8 @@ def _cheapest_first(distances: np.ndarray) -> Iterator[int]:
     ranked = np.take_along_axis(distances, nearest, axis=1)
     order = np.argsort(ranked[:, 1] - ranked[:, 0], kind="stable").tolist() if words > 1 else range(books)
     extra = (ranked - ranked[:, :1])[order].tolist()
-    places = _places(books, words)
-    numbers = [[int(word) * places[book] for word in nearest[book]] for book in order]
+    places = _places(books)
+    numbers = [[int(word) << places[book] for word in nearest[book]] for book in order]
     best = sum(row[0] for row in numbers)
     yield best
     if words == 1:

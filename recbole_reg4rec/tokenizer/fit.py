@@ -14,7 +14,9 @@ from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.tokenizer.mpq import MPQ
 
 # k-means sees at most this many items a codeword: more moves a centre by less than training does.
-_KMEANS_ITEMS_A_CODEWORD = 64
+_KMEANS_ITEMS_A_CODEWORD = 16
+# Items at random that an epoch sees at most: codebooks are of a bounded size, so that more tell them nothing new.
+_EPOCH_ITEMS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,11 @@ def _start_codebooks(model: MPQ, data: Tensor, settings: TokenizerSettings) -> N
 
     Spreading the first centres (k-means++) would take ten times as long and fit better by less than a hundredth.
     """
-    encoded = model.encode(data).numpy()
     generator = np.random.default_rng(settings.seed)
     limit = min(len(data), _KMEANS_ITEMS_A_CODEWORD * settings.codewords)
     for book in range(settings.codebooks):
-        sample = encoded[book][generator.permutation(len(data))[:limit]]
+        chosen = torch.from_numpy(generator.permutation(len(data))[:limit])
+        sample = model.encode(data[chosen], slice(book, book + 1))[0].numpy()
         kmeans = KMeans(settings.codewords, init="random", n_init=1, max_iter=20, random_state=settings.seed + book)
         model.codewords_table[book] = torch.from_numpy(kmeans.fit(sample).cluster_centers_.astype(np.float32))
 
@@ -111,13 +113,13 @@ def _train(model: MPQ, data: Tensor, settings: TokenizerSettings, show_progress:
         {"params": experts, "lr": settings.learning_rate * settings.expert_rate},
     ]
     optimizer = torch.optim.Adam(rates)
-    batches = -(-len(data) // settings.batch_size)
+    batches = -(-min(len(data), _EPOCH_ITEMS) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, settings.epochs * batches))
     bar = tqdm(range(settings.epochs), desc="Tokenizer (MPQ)", unit="epoch", disable=not show_progress, ncols=100)
     for epoch in bar:
         used = torch.zeros(settings.codebooks, settings.codewords, dtype=torch.bool)
         total = 0.0
-        for rows in torch.randperm(len(data)).split(settings.batch_size):
+        for rows in torch.randperm(len(data))[:_EPOCH_ITEMS].split(settings.batch_size):
             out = model(data[rows])
             loss = (
                 out.reconstruction_loss
@@ -134,7 +136,7 @@ def _train(model: MPQ, data: Tensor, settings: TokenizerSettings, show_progress:
         # The last tenth only settles what is there.
         if epoch < 0.9 * settings.epochs:
             _restart_dead(model, data, used)
-        bar.set_postfix(loss=f"{total / len(data):.4f}", used=f"{used.float().mean():.2f}")
+        bar.set_postfix(loss=f"{total / min(len(data), _EPOCH_ITEMS):.4f}", used=f"{used.float().mean():.2f}")
 
 
 @torch.no_grad()

@@ -52,10 +52,11 @@ class MPQ(nn.Module):
         self.linear_decoder = nn.Linear(dim, features)
         self.decoder = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, features))
 
-    def encode(self, features: Tensor) -> Tensor:
-        """Experts' outputs on the unit sphere: float32 ``[B, F]`` to ``[M, B, d_z]``."""
-        hidden = F.gelu(torch.matmul(features, self.first) + self.first_bias)
-        out = torch.matmul(hidden, self.second) + self.second_bias + torch.matmul(features, self.skip)
+    def encode(self, features: Tensor, experts: slice = slice(None)) -> Tensor:
+        """Outputs on the unit sphere of all experts or some: float32 ``[B, F]`` to ``[M, B, d_z]``."""
+        hidden = F.gelu(torch.matmul(features, self.first[experts]) + self.first_bias[experts])
+        out = torch.matmul(hidden, self.second[experts]) + self.second_bias[experts]
+        out = out + torch.matmul(features, self.skip[experts])
         return F.normalize(out, dim=-1)
 
     def codebook(self) -> Tensor:

@@ -7,6 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from toys import cyclic_rows
+
+from recbole_reg4rec.data.sequences import TARGETS
+from recbole_reg4rec.decoding.scoring import item_scores, path_scores
+from recbole_reg4rec.model import steps
 
 
 @pytest.mark.parametrize("form", ["fused", "flat"])
@@ -100,3 +105,64 @@ def test_nothing_is_predicted_of_categories_while_corp_is_off(toy_data: Any, mon
     toy = toy_data()
     monkeypatch.setattr(toy.model.reasoner, "category_logits", None)
     assert _scores(toy)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"repeat": True}, {"training_order": "confidence", "codebooks": 3}])
+def test_a_sample_that_holds_all_items_trains_as_the_whole_catalogue_does(toy_data: Any, settings: Any) -> None:
+    settings = {"hidden_dropout_prob": 0.0, "later_share": 1.0, "training_order": "fixed", "codebooks": 2, **settings}
+    found = []
+    for drawn in (10_000, 1):
+        toy = toy_data(cyclic_rows(items=5), **settings, item_path=True, softmax_items=drawn, train_batch_size=10_000)
+        model, batch = toy.model.eval(), next(iter(toy.data.train))
+        there = torch.cat([batch["item_id_list"], batch[TARGETS]]).unique()
+        assert set(there.tolist()) >= set(range(1, model.catalogue.items + 1))
+        losses = model.calculate_loss(batch)
+        sum(losses).backward()
+        grads = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+        found.append((torch.stack(losses).detach(), grads))
+    (whole, whole_grads), (sampled, sampled_grads) = found
+    assert torch.allclose(whole, sampled, atol=1e-5)
+    assert whole_grads.keys() == sampled_grads.keys()
+    for name, grad in whole_grads.items():
+        assert torch.allclose(grad, sampled_grads[name], atol=1e-5), name
+
+
+def test_with_a_sample_no_table_of_all_items_is_made_in_training(
+    toy_data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = toy_data(softmax_items=1, training_order="fixed", codebooks=3)
+    model, batch = toy.model, next(iter(toy.data.train))
+
+    def refuse(self: Any) -> Any:
+        raise AssertionError("all items were asked for")
+
+    monkeypatch.setattr(type(model.decoder.vectors), "forward", refuse)
+    sum(model.calculate_loss(batch)).backward()
+
+
+def test_the_likeliest_items_are_searched_alone_in_a_large_catalogue(
+    toy_data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = toy_data(token_softmax="catalogue", codebooks=3, reasoning_steps=3, beam_width=50)
+    model, interaction = toy.model.eval(), next(iter(toy.data.test))[0]
+    items, lengths = interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN]
+    with torch.no_grad():
+        whole = model.reason(items, lengths)
+        monkeypatch.setattr(steps, "_LARGE", 0)
+        same = model.reason(items, lengths)
+        monkeypatch.setattr(steps, "_LIKELY", 5)
+        few = model.reason(items, lengths)
+        scores = item_scores(few, model.catalogue)
+    n = model.catalogue.items
+    assert torch.allclose(path_scores(whole, n), path_scores(same, n), atol=1e-5)
+    assert torch.allclose(whole.first_log_probs, same.first_log_probs, atol=1e-4)
+    assert whole.prior is not None and few.prior is not None and torch.equal(whole.prior, few.prior)
+    likeliest = whole.prior.topk(5, dim=1).indices
+    for user in range(len(items)):
+        reached = few.items[user][~few.scores[user].isinf()]
+        assert set(reached[reached > 0].tolist()) == set(likeliest[user].tolist())
+    # A path through a few items is as probable as these are, and all others are ranked as before, behind.
+    assert torch.allclose(few.scores.logsumexp(1).exp(), whole.prior.topk(5).values.exp().sum(1), atol=1e-4)
+    assert scores.isfinite().all()
+    behind = scores.clone().scatter_(1, likeliest, float("inf"))[:, 1:].min()
+    assert torch.equal(scores[:, 1:].topk(5).indices.sort().values + 1, likeliest.sort().values) and behind.isfinite()

@@ -149,3 +149,21 @@ def test_many_items_alike_take_seconds_at_most(noise):
     found = resolve(distances, codes)
     assert process_time() - begin < 20
     assert found.moved == 1999 and len(np.unique(found.codes, axis=0)) == 2000
+
+
+def test_items_that_are_alike_are_asked_for_once_and_few_at_a_time():
+    generator = np.random.default_rng(5)
+    kinds = generator.random((150, 3, 4)).astype(np.float32)
+    belongs = np.repeat(np.arange(150), 3)
+    distances, asked = kinds[belongs], []
+
+    def counted(items):
+        asked.append(len(items))
+        return distances[items]
+
+    codes = distances.argmin(axis=2).astype(np.int64)
+    # 64 tuples for 450 items, so that most find no place.
+    found = resolve_collisions(codes, counted, alike=lambda items: belongs[items])
+    plain = resolve_collisions(codes, lambda items: distances[items])
+    assert np.array_equal(found.codes, plain.codes) and found.unresolved == plain.unresolved == 450 - 64
+    assert max(asked) == 64 and sum(asked) <= 1 + 150 + 150

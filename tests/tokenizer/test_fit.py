@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.tokenizer import fit
 from recbole_reg4rec.tokenizer.fit import default_codewords, fit_mpq
 
 
@@ -84,3 +85,19 @@ def test_identical_items(small_settings):
     rows = np.ones((20, 5), dtype=np.float32)
     model = fit_mpq(rows, np.arange(20) > 0, small_settings())
     assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
+
+
+def test_an_epoch_sees_a_bounded_number_of_items_others_in_each(fitted, monkeypatch):
+    seen: list[int] = []
+    plain = fit.MPQ.forward
+
+    def counted(self, features):
+        seen.append(len(features))
+        return plain(self, features)
+
+    monkeypatch.setattr(fit.MPQ, "forward", counted)
+    fitted()
+    whole, seen[:] = sum(seen), []
+    monkeypatch.setattr(fit, "_EPOCH_ITEMS", 10)
+    fitted()
+    assert whole % sum(seen) == 0 and sum(seen) % 10 == 0 and sum(seen) < whole

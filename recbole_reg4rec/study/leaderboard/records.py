@@ -89,11 +89,22 @@ class RunRecord:
                         )
 
 
+# Settings of REG4Rec that came later, and change nothing in catalogues of no more items than this value of theirs.
+_ADDED = {"softmax_items": 20_000}
+
+
 def _as_trained(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings of a run; ``codebook_size: auto`` becomes a number where it would come to another one today."""
-    settings, codewords = content["settings"], content.get("tokenizer", {}).get("codewords")
-    if settings.get("codebook_size") != "auto" or codewords in (None, default_codewords(int(content["data"]["items"]))):
-        return dict(settings)
+    """The settings of a run as they would be given today.
+
+    ``codebook_size: auto`` becomes a number where it would come to another one. Settings added since that could not
+    have changed the run are taken to be there.
+    """
+    settings, codewords = dict(content["settings"]), content.get("tokenizer", {}).get("codewords")
+    items = int(content["data"]["items"])
+    if content["model"] == "REG4Rec":
+        settings = {**{name: value for name, value in _ADDED.items() if items <= value}, **settings}
+    if settings.get("codebook_size") != "auto" or codewords in (None, default_codewords(items)):
+        return settings
     return {**settings, "codebook_size": int(codewords)}
 
 

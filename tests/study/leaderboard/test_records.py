@@ -86,3 +86,16 @@ def test_a_run_of_another_rule_for_auto_is_no_run_of_todays(records):
     keys = {file: book.records[file].row_key for file in (of_today, of_old, given)}
     assert keys[of_old] == keys[given] != keys[of_today]
     assert [record.file for record in book.row(keys[of_today], "f" * 16)] == [of_today]
+
+
+def test_a_run_from_before_a_setting_that_changes_nothing_there_still_counts(records):
+    today = records.write(model="REG4Rec", softmax_items=20_000)
+    before = records.write(model="REG4Rec", seed=2)
+    large = records.write(model="REG4Rec", seed=3)
+    data = json.loads((records.runs / large).read_text())["data"]
+    records.change(large, data={**data, "items": 30_000})
+    other = records.write(model="REG4Rec", seed=4, softmax_items=10)
+    book = records.book()
+    keys = {file: book.records[file].row_key for file in (today, before, large, other)}
+    assert keys[before] == keys[today]
+    assert len({keys[today], keys[large], keys[other]}) == 3
