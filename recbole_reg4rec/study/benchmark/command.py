@@ -74,7 +74,7 @@ def benchmark(
         content = _measure(options, jobs, Path(folder), start, show)
     goals = [goal for name, found in content["datasets"].items() for goal in goals_on(name, found)]
     exponents = growth(content["scale"]) if content["scale"] else {}
-    goals += growth_goals(exponents)
+    goals += growth_goals(exponents, content["scale"])
     content.update(goals=[_as_dict(goal) for goal in goals], exponents=exponents)
     content = plain(content)
     _write(results, content, markdown(options, {**content, "scale": _by_number(content["scale"])}, goals, exponents))

@@ -21,11 +21,19 @@ from recbole_reg4rec.study.benchmark.growth import exponent
 from recbole_reg4rec.study.benchmark.rounds import EVALUATE, TRAIN
 from recbole_reg4rec.study.benchmark.shares import shares
 
+# GB that a data set may take at most.
+_MEMORY = {"ml-100k": 1.5, "ml-1m": 4.0}
+_GROWTH = (
+    ("seconds a target", "the time to train a target", 0.5),
+    ("seconds a user", "the time to evaluate a user", 0.5),
+    ("memory training", "the memory of training", 1.0),
+)
+
 
 @dataclass(frozen=True)
 class Goal:
     """``what``: in words. ``bound``: to reach, or not to exceed where ``most``. ``value``: the median; ``low``,
-    ``high``: smallest and largest of the repeats. ``unit``: behind the numbers, "x", "%" or nothing.
+    ``high``: smallest and largest of the repeats. ``unit``: behind the numbers, "x", "%", " GB" or nothing.
     """
 
     dataset: str
@@ -101,6 +109,10 @@ def goals_on(dataset: str, found: Mapping[str, Any]) -> list[Goal]:
         if share is not None:
             what = f"catalogue constraint within the search for paths, {name}"
             goals.append(_goal(dataset, what, 10.0, True, [100 * share], "%"))
+    if dataset in _MEMORY and ALL in found["contenders"]:
+        peaks = [peak(found, part, ALL) / 1024 for part in (TRAIN, EVALUATE) if rates(found, part, ALL)]
+        if peaks:
+            goals.append(_goal(dataset, f"peak memory of {ALL}", _MEMORY[dataset], True, [max(peaks)], " GB"))
     return goals
 
 
@@ -125,14 +137,20 @@ def growth(scale: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[str, float 
     return result
 
 
-def growth_goals(exponents: Mapping[str, Mapping[str, float | None]]) -> list[Goal]:
-    """Goals on `growth`."""
+def growth_goals(
+    exponents: Mapping[str, Mapping[str, float | None]], scale: Mapping[int, Mapping[str, Any]] | None = None
+) -> list[Goal]:
+    """Goals on `growth`, and on the memory that training takes with a million items, where ``scale`` has them."""
     found = []
     for name in (ALL, PAPER):
-        value = exponents.get(name, {}).get("seconds a user")
-        if value is not None:
-            what = f"growth exponent of the time to evaluate a user, {name}"
-            found.append(_goal("synthetic", what, 0.5, True, [value], ""))
+        for kind, what, bound in _GROWTH:
+            value = exponents.get(name, {}).get(kind)
+            if value is not None:
+                found.append(_goal("synthetic", f"growth exponent of {what}, {name}", bound, True, [value], ""))
+        million = (scale or {}).get(1_000_000, {"slices": []})
+        if rates(million, TRAIN, name):
+            value = peak(million, TRAIN, name) / 1024
+            found.append(_goal("synthetic", f"peak memory of training, 10^6 items, {name}", 8.0, True, [value], " GB"))
     return found
 
 

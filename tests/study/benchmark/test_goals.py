@@ -77,10 +77,27 @@ def test_growth_of_time_and_of_memory_beyond_the_libraries():
     assert exponents["REG4Rec"]["seconds a target"] == pytest.approx(1.0)
     assert exponents["REG4Rec"]["seconds a user"] == pytest.approx(0.25)
     assert exponents["REG4Rec"]["memory training"] == pytest.approx(0.5)
-    (goal,) = growth_goals(exponents)
+    training, goal, memory = growth_goals(exponents)
     assert goal.met and goal.verdict == "met, 50% better"
+    assert (training.met, memory.met) == (False, True)
     assert not growth_goals({"REG4Rec": {"seconds a user": 0.6}})[0].met
     assert growth_goals({"REG4Rec": {"seconds a user": None}}) == []
+
+
+def test_what_grows_in_training_and_what_a_million_items_take():
+    exponents = {"REG4Rec:paper": {"seconds a target": 0.3, "seconds a user": None, "memory training": 1.2}}
+    scale = {1_000_000: found(("REG4Rec:paper", "train", [5]), memory=9 * 1024.0), 100: found()}
+    time, memory, peak = growth_goals(exponents, scale)
+    assert ("train a target" in time.what, time.met) == (True, True)
+    assert ("memory of training" in memory.what, memory.met) == (True, False)
+    assert (peak.value, peak.bound, peak.met) == (9.0, 8.0, False)
+
+
+def test_memory_is_judged_where_there_is_a_goal_for_it():
+    measured = found(("REG4Rec", "train", [5]), ("REG4Rec", "evaluate", [5]), memory=1024.0)
+    goal = only(goals_on("ml-100k", measured), "peak memory")
+    assert (goal.value, goal.bound, goal.met) == (1.0, 1.5, True)
+    assert not [goal for goal in goals_on("other", measured) if "memory" in goal.what]
 
 
 def test_the_table_says_what_was_wanted_and_what_came():

@@ -24,8 +24,13 @@ def test_catalogue_is_as_promised(tmp_path):
     lengths = np.bincount(users)
     assert len(lengths) == 1000 and lengths.min() == 5 and 9 < lengths.mean() < 11.5 and lengths.max() > 60
     assert all(np.array_equal(times[users == user], np.arange(lengths[user])) for user in range(20))
-    catalogue = np.loadtxt(tmp_path / name / f"{name}.item", skiprows=1, dtype=np.int64)
-    assert np.array_equal(catalogue[:, 0], np.arange(2000)) and items.max() < 2000
+    lines = (tmp_path / name / f"{name}.item").read_text().splitlines()
+    assert lines[0].split("\t") == ["item_id:token", "class:token", "title:token_seq"]
+    numbers, classes, titles = zip(*(line.split("\t") for line in lines[1:]), strict=True)
+    assert numbers == tuple(str(number) for number in range(2000)) and items.max() < 2000 and len(set(classes)) == 32
+    assert len(set(titles)) > 1990, "hardly two items are alike"
+    words = np.unique(" ".join(titles).split(), return_counts=True)[1]
+    assert words.sum() == 6 * 2000 and words.max() > 500 and (words <= 5).mean() > 0.5
     popular = np.sort(np.bincount(items, minlength=2000))[::-1]
     assert popular[:20].sum() > 0.2 * len(items), "a hundredth of the items takes a fifth"
     follower = {}
