@@ -37,7 +37,7 @@ class ItemPath(nn.Module):
 
     def read(self, items: Tensor, lengths: Tensor) -> Tensor:
         """States behind the last items of histories: int64 ``[B, T]`` (0 pads on the right), ``[B]`` to ``[B, d]``."""
-        return last_states(self.encoder(items[:, : int(lengths.max())]).last, lengths).squeeze(1)
+        return last_states(self.encoder.read(items, lengths).last, lengths).squeeze(1)
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits of all items: ``[R, d]`` to ``[R, items + 1]``; the padding item never wins."""

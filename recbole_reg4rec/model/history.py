@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from recbole_reg4rec.model.layers import Dropout, EncoderLayer
 
 FORMS = ("fused", "flat")
+# Histories of about the same length that are read together where padding is to cost little.
+_TOGETHER = 16
 
 
 class TokenTable(nn.Module):
@@ -169,6 +171,24 @@ class HistoryEncoder(nn.Module):
         mask = owner.unsqueeze(1) >= owner.unsqueeze(0)
         states = self._run(x.flatten(1, 2), mask, causal=False)
         return History(states, states.view(batch, length, books + 1, width).mean(2), owner, causal=False)
+
+    def read(self, items: Tensor, lengths: Tensor) -> History:
+        """As `forward` for histories of ``lengths`` int64 ``[B]``, in ``[1, T]``, up to the longest; no gradient.
+
+        Most histories are short and few long, so that on a CPU they are read in lots of like length.
+        """
+        items = items[:, : int(lengths.max())]
+        if self.separator is not None or len(items) <= _TOGETHER or items.device.type != "cpu":
+            return self(items)
+        order, states = lengths.argsort(), None
+        for rows in order.split(_TOGETHER):
+            here = items[rows, : int(lengths[rows[-1]])]
+            found = self(here).states
+            if states is None:
+                states = found.new_zeros(*items.shape, found.shape[-1])
+            states[rows, : here.shape[1]] = found
+        assert states is not None
+        return History(states, states, torch.arange(items.shape[1]), causal=True)
 
     def _run(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         x = self.dropout(self.norm(x))

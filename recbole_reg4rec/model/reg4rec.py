@@ -275,7 +275,7 @@ class REG4Rec(SequentialRecommender):
 
     def _read(self, items: Tensor, lengths: Tensor) -> tuple[History, Tensor]:
         """The encoded history and the state behind its last item, ``[B, 1, d]``."""
-        history = self.reader(items[:, : int(lengths.max())])
+        history = self.reader.read(items, lengths)
         return history, last_states(history.last, lengths)
 
     def open_session(self, items: Tensor, lengths: Tensor) -> ReasoningSession:
