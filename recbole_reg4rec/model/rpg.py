@@ -97,6 +97,6 @@ class RPG(WholeSequenceRecommender):
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         lengths = interaction[self.ITEM_SEQ_LEN]
-        states = self.encoder(interaction[self.ITEM_SEQ][:, : int(lengths.max())]).last
+        states = self.encoder.read(interaction[self.ITEM_SEQ], lengths).last
         log_probs = self.heads(last_states(states, lengths)[:, 0]).log_softmax(-1).transpose(0, 1)
         return padding_last(parallel_scores(log_probs, self.catalogue) / self.catalogue.codebooks)
