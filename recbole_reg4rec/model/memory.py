@@ -95,14 +95,16 @@ class Memory(nn.Module):
         super().__init__()
         self.recency, self.size = recency, table.shape[1]
         self.reach = None if recency >= 1.0 else int(math.log(_LEAST_WEIGHT) / math.log(recency)) + 1
-        self.register_buffer("starts", torch.from_numpy(table.indptr.astype(np.int64)), persistent=False)
-        # As few bytes as an item's number takes: there are as many entries as interactions times the window.
-        self.register_buffer("items", torch.from_numpy(table.indices.astype(np.int32)), persistent=False)
+        # As few bytes as scipy's own numbers take: there are as many entries as interactions times the window.
+        self.register_buffer("starts", torch.from_numpy(table.indptr), persistent=False)
+        self.register_buffer("items", torch.from_numpy(table.indices), persistent=False)
         self.register_buffer("weights", torch.from_numpy(table.data.astype(np.float32)), persistent=False)
         # A table that is full enough is read faster as a plain one, whose size the interactions still bound.
         full = table.nnz >= _DENSE_SHARE * self.size**2
         dense = torch.from_numpy(table.toarray().astype(np.float32)) if full else None
         self.register_buffer("dense", dense, persistent=False)
+        # The same numbers once more as scipy sees them, without a copy.
+        self._table: sp.csr_matrix | None = None
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Sum of the rows of a history's items, the newest with weight 1; 0 where nothing points.
@@ -121,16 +123,32 @@ class Memory(nn.Module):
         weight = (self.recency ** ages.float()).expand(read.shape)
         if self.dense is not None:
             return F.embedding_bag(read, self.dense, per_sample_weights=weight * (read > 0), mode="sum")
-        begin, count = self.starts[read], self.starts[read + 1] - self.starts[read]
+        return self._product(read, weight) if items.device.type == "cpu" else self._gathered(read, weight)
+
+    def _gathered(self, read: Tensor, weight: Tensor) -> Tensor:
+        """What the items read, int64 ``[B, reach]``, 0 for none, have in their rows, times their weights."""
+        begin, count = self.starts[read].long(), (self.starts[read + 1] - self.starts[read]).long()
         count = (count * (read > 0)).flatten()
         # Every entry of every row that is read: which place of the batch wants it, and where in the table it stands.
-        place = torch.repeat_interleave(torch.arange(len(count), device=items.device), count)
+        place = torch.repeat_interleave(torch.arange(len(count), device=read.device), count)
         before = count.cumsum(0) - count
-        entry = begin.flatten()[place] + torch.arange(len(place), device=items.device) - before[place]
+        entry = begin.flatten()[place] + torch.arange(len(place), device=read.device) - before[place]
+        reach = read.shape[1]
         values = self.weights[entry] * weight[0, place % reach]
-        flat = torch.zeros(len(items) * self.size, device=items.device)
+        flat = torch.zeros(len(read) * self.size, device=read.device)
         flat.index_add_(0, place // reach * self.size + self.items[entry], values)
-        return flat.view(len(items), self.size)
+        return flat.view(len(read), self.size)
+
+    def _product(self, read: Tensor, weight: Tensor) -> Tensor:
+        """As `_gathered`, as one sparse product, which takes half the time on a CPU."""
+        if self._table is None:
+            parts = (self.weights.numpy(), self.items.numpy(), self.starts.numpy())
+            self._table = sp.csr_matrix(parts, shape=(self.size, self.size))
+        there = read > 0
+        ends = F.pad(there.sum(1).cumsum(0), (1, 0))
+        rows = (weight[there].numpy(), read[there].numpy(), ends.numpy())
+        histories = sp.csr_matrix(rows, shape=(len(read), self.size))
+        return torch.from_numpy((histories @ self._table).toarray())
 
 
 def memory_rule(config: Any) -> MemoryRule:

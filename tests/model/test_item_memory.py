@@ -130,3 +130,21 @@ def test_old_items_are_read_until_their_weight_is_next_to_nothing() -> None:
     for recency, expected in ((1.0, 30.0), (0.5, 2.0)):
         read = Memory(table, recency)(history, torch.tensor([30]))
         assert read[0].tolist() == pytest.approx([expected] * 3, rel=2e-4)
+
+
+def test_a_sparse_product_and_gathering_rows_give_the_same() -> None:
+    generator = np.random.default_rng(3)
+    values = generator.random((40, 40)).astype(np.float32)
+    values[:, 0] = values[0] = 0.0
+    memory = Memory(sp.csr_matrix(values * (values > 0.95)), 0.8)
+    assert memory.dense is None
+    items = torch.from_numpy(generator.integers(1, 40, (9, 12)))
+    lengths = torch.from_numpy(generator.integers(1, 13, 9))
+    items = items * (torch.arange(12) < lengths.unsqueeze(1))
+    ages = torch.arange(12)
+    read = items.gather(1, (lengths.unsqueeze(1) - 1 - ages).clamp(min=0)) * (ages < lengths.unsqueeze(1))
+    weight = (0.8 ** ages.float()).expand(read.shape)
+    product = memory(items, lengths)
+    assert product.shape == (9, 40) and product.dtype == torch.float32 and product.any()
+    assert torch.allclose(product, memory._gathered(read, weight), atol=1e-6)
+    assert not Memory(sp.csr_matrix(values * (values > 2)), 0.8)(items, lengths).any()
