@@ -14,7 +14,7 @@ from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.tokenizer.mpq import MPQ
 
 # k-means sees at most this many items a codeword: more moves a centre by less than training does.
-_KMEANS_ITEMS_A_CODEWORD = 16
+_KMEANS_ITEMS_A_CODEWORD = 8
 # Items at random that an epoch sees at most: codebooks are of a bounded size, so that more tell them nothing new.
 _EPOCH_ITEMS = 1 << 17
 

@@ -16,6 +16,8 @@ from recbole_reg4rec.decoding.catalogue import Catalogue
 from recbole_reg4rec.decoding.corp import Reflection
 from recbole_reg4rec.decoding.shares import RemainingShares
 from recbole_reg4rec.model.evidence import ItemPath
+from recbole_reg4rec.model.gate import Gate
+from recbole_reg4rec.model.history import HistoryEncoder
 from recbole_reg4rec.model.memory import Memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
 from recbole_reg4rec.model.reg4rec import REG4Rec
@@ -35,14 +37,17 @@ PARTS: dict[str, tuple[Callable[..., object], ...]] = {
         Reasoner.token_logits,
         CatalogueScorer.item_log_probs,
         CatalogueScorer.token_shares,
+        CatalogueScorer.likely_shares,
         CatalogueScorer.shares_after,
         CatalogueScorer.answer,
         RemainingShares.largest,
         RemainingShares.of,
     ),
+    "encoders": (HistoryEncoder.read,),
     "item path": (ItemPath.log_probs,),
     "memory": (Memory.forward,),
     "repeat": (Repeat.scores,),
+    "gate": (Gate.forward,),
 }
 WITHIN_SEARCH = ("catalogue", "open", "narrow", "feasible", "corp")
 _WHOLE = REG4Rec.full_sort_predict

@@ -12,7 +12,7 @@ def test_parts_of_decoding(toy_data, corp, kind):
     with torch.no_grad():
         seconds = profile(lambda: model.full_sort_predict(batch))
     assert seconds["catalogue"] == pytest.approx(seconds["open"] + seconds["narrow"] + seconds["feasible"])
-    assert min(seconds[part] for part in ("open", "token head", "memory", "item path")) > 0
+    assert min(seconds[part] for part in ("open", "token head", "encoders", "memory", "item path")) > 0
     assert (seconds["feasible"] > 0) is (kind == "codebook"), "the other reads what is left from the items"
     assert seconds["catalogue"] + seconds["decoder"] + seconds["token head"] < seconds["search"]
     assert seconds["search"] + seconds["memory"] + seconds["item path"] < seconds["decoding"]
