@@ -93,13 +93,16 @@ def assemble(config: Any, checkpoint: str | Path | None = None) -> Job:
     return Job(config, settings, name, best, last, data, tokens, recommender, trainer, data_seconds)
 
 
-def train(job: Job, resume: bool = False, callback_fn: Callable[[int, float], None] | None = None) -> None:
+def train(
+    job: Job, resume: bool = False, callback_fn: Callable[[int, float], None] | None = None, weigh: bool = True
+) -> None:
     """Trains on the training part, chooses on the validation part; the test part is not touched.
 
     Args:
         job: from `assemble`.
         resume: continue behind the last finished epoch, where there is one.
         callback_fn: called after every validation with the epoch and its score; what it raises ends the training.
+        weigh: behind it, fit the weights of the evidence and the gate on validation, where the settings ask for them.
 
     Raises:
         UserError: training diverged, or the checkpoint to resume from belongs to another run.
@@ -114,7 +117,7 @@ def train(job: Job, resume: bool = False, callback_fn: Callable[[int, float], No
             getLogger().info("nothing to resume: %s does not exist; starting from the beginning", job.last)
         show = bool(job.config["show_progress"])
         job.trainer.fit(job.data.train, job.data.valid, show_progress=show, callback_fn=callback_fn)
-        if isinstance(job.data.valid, FullSortEvalDataLoader):
+        if weigh and isinstance(job.data.valid, FullSortEvalDataLoader):
             job.trainer.fit_weights(job.data.valid)
 
 

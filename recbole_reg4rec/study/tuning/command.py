@@ -256,10 +256,17 @@ def _test_best(plan: Plan, study: optuna.Study, results_dir: str, over: bool) ->
             checkpoint=str(checkpoint_file(plan, best.user_attrs[SLOT])),
             results_dir=results_dir,
         )
-        _compare(plan, best, record["valid"])
+        _compare(plan, best, _judged(record))
         entry = {"trial": best.user_attrs[SLOT], "valid": record["valid"], "test": record["test"]}
         study.set_user_attr(TESTED, [*tested, entry])
         return entry
+
+
+def _judged(record: Mapping[str, Any]) -> Mapping[str, float]:
+    """What a trial is judged by: validation in training, before weights and gate were fitted on it."""
+    stages = record["stages"]
+    found: Mapping[str, float] = (stages.get(stages["winner"]) or {}).get("best_valid") or record["valid"]
+    return found
 
 
 def _compare(plan: Plan, best: FrozenTrial, valid: Mapping[str, float]) -> None:

@@ -90,7 +90,8 @@ def _train(plan: Plan, trial: optuna.trial.Trial, machine: dict[str, str]) -> li
     for entry in _earlier(job):
         if "valid_score" in entry:
             _report(plan, trial, next(steps), entry["valid_score"])
-    train(job, resume=True, callback_fn=_callback(plan, trial, job, steps))
+    # Judged as the settings weigh the evidence; what is fitted on validation behind that waits for the best trial.
+    train(job, resume=True, callback_fn=_callback(plan, trial, job, steps), weigh=False)
     return _result(plan, trial, job)
 
 

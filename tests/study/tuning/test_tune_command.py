@@ -21,6 +21,7 @@ from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.study.tuning import command
 from recbole_reg4rec.study.tuning.slots import DEFAULT, LOST, SLOT, slots
 from recbole_reg4rec.study.tuning.workers import work
+from recbole_reg4rec.trainer.trainer import SequenceTrainer
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = "search:\n  memory_window: {int: [2, 30]}\n  memory_recency: {float: [0.1, 1.0]}\n"
@@ -260,3 +261,23 @@ def test_a_killed_command_with_two_workers_goes_on_where_it_was(tuner):
         assert set(trial.intermediate_values.items()) <= set(again.intermediate_values.items())
     assert "going on with the study" in printed and "best trial" in printed
     assert Path("out/best.yaml").is_file() and len(list(Path("out/checkpoints").iterdir())) == 1
+
+
+def test_weights_and_gate_are_fitted_for_the_best_trial_alone(tune, toy, capsys, monkeypatch):
+    fitted = []
+    plain = SequenceTrainer.fit_weights
+
+    def counted(self, valid_data):
+        fitted.append(self)
+        plain(self, valid_data)
+
+    monkeypatch.setattr(SequenceTrainer, "fit_weights", counted)
+    space = "search:\n  remember_weight: {float: [0.5, 4.0]}\n"
+    record, _ = tune(space, "REG4Rec", {"memory": "True", "item_path": "True", "repeat": "True"}, trials="2")
+    assert len(fitted) == 1 and record["complete"] == 2
+    (path,) = toy.records()
+    content = json.loads(path.read_text())
+    judged = content["stages"]["supervised"]["best_valid"]
+    assert judged["ndcg@10"] == record["best"]["NDCG@10"]
+    assert content["weights"]["fitted"]
+    assert "trained again" not in capsys.readouterr().out
