@@ -12,8 +12,8 @@ import numpy as np
 # Of a tuple's number, those of one token.
 _BITS = 32
 _WORD = (1 << _BITS) - 1
-# Items whose distances to all codewords are held at a time.
-_AT_ONCE = 64
+# Items whose distances to all codewords are held at a time, and codewords near each that are kept.
+_AT_ONCE, _NEAR = 64, 4
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,10 @@ def resolve_collisions(
     for members in (np.flatnonzero(~last), np.flatnonzero(last)):
         walked = -1
         walk: Iterator[int] = iter(())
-        for item, model in _losers(codes, members, distances, alike, taken):
+        for item, model, near in _losers(codes, members, distances, alike, taken):
             # Items that are alike walk through the same tuples, so they share one walk; they come one after the other.
             if model != walked:
-                table = np.asarray(distances(np.array([model]))[0], dtype=np.float64)
-                walked, walk = model, _cheapest_first(table)
+                walked, walk = model, _walk(model, near, distances)
             free = next((number for number in walk if number not in taken), None)
             if free is None:
                 unresolved += 1
@@ -88,37 +87,46 @@ def _losers(
     distances: Callable[[np.ndarray], np.ndarray],
     alike: Callable[[np.ndarray], np.ndarray] | None,
     taken: set[int],
-) -> list[tuple[int, int]]:
-    """Items that must move, the cheapest to move first, and for each the first that is alike; others become taken."""
+) -> Iterator[tuple[int, int, Nearest]]:
+    """Items that must move, the cheapest to move first; all others become taken.
+
+    With each comes the first that is alike and what is near it.
+    """
     numbers = _numbers(codes[members])
     groups: dict[int, list[int]] = defaultdict(list)
     for place, number in enumerate(numbers):
         groups[number].append(place)
-    colliding = np.array(
-        [place for number, group in groups.items() if len(group) > 1 or number in taken for place in group],
-        dtype=np.int64,
-    )
-    waiting: list[tuple[float, int, int]] = []
-    if len(colliding):
-        items = members[colliding]
+    crowded = {number: group for number, group in groups.items() if len(group) > 1 or number in taken}
+    waiting: list[tuple[float, int, int, int]] = []
+    near = Nearest(np.zeros((0, 0, 0), np.int64), np.zeros((0, 0, 0)), whole=True)
+    if crowded:
+        items = members[np.array([place for group in crowded.values() for place in group])]
         models = _models(codes[items], items if alike is None else alike(items))
-        distinct, inverse = np.unique(models, return_inverse=True)
-        cost = np.concatenate(
-            [
-                _cheapest_moves(codes[part], np.asarray(distances(part), dtype=np.float64))
-                for part in np.split(items[distinct], range(_AT_ONCE, len(distinct), _AT_ONCE))
-            ]
-        )[inverse]
-        found = {
-            place: (float(cost[n]), int(items[models[n]]), int(items[n])) for n, place in enumerate(colliding.tolist())
-        }
-        for number, group in groups.items():
-            if group[0] in found:
-                # Whoever would be hardest to move stays, unless others have the place already.
-                ordered = sorted((found[place] for place in group), key=lambda entry: (entry[0], entry[2]))
-                waiting.extend(ordered if number in taken else ordered[:-1])
+        distinct, kinds = np.unique(models, return_inverse=True)
+        cost, near = _look_around(codes, items[distinct], distances)
+        entries = iter(zip(cost[kinds].tolist(), items[models].tolist(), items.tolist(), kinds.tolist(), strict=True))
+        for number, group in crowded.items():
+            # Whoever would be hardest to move stays, unless others have the place already.
+            ordered = sorted((next(entries) for _ in group), key=lambda entry: (entry[0], entry[2]))
+            waiting.extend(ordered if number in taken else ordered[:-1])
     taken.update(numbers)
-    return [(item, model) for _, model, item in sorted(waiting)]
+    return ((item, model, near[kind]) for _, model, item, kind in sorted(waiting))
+
+
+def _look_around(
+    codes: np.ndarray, items: np.ndarray, distances: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, Nearest]:
+    """What the cheapest change of one token costs items ``[n]``, float64 ``[n]``, and the words near each."""
+    parts = []
+    for part in np.split(items, range(_AT_ONCE, len(items), _AT_ONCE)):
+        table = np.array(distances(part))
+        parts.append((nearest(table, _NEAR), _cheapest_moves(codes[part], table)))
+    near = Nearest(
+        np.concatenate([found.words for found, _ in parts]),
+        np.concatenate([found.distances for found, _ in parts]),
+        parts[0][0].whole,
+    )
+    return np.concatenate([cost for _, cost in parts]), near
 
 
 def _models(codes: np.ndarray, alike: np.ndarray) -> np.ndarray:
@@ -130,26 +138,62 @@ def _models(codes: np.ndarray, alike: np.ndarray) -> np.ndarray:
 
 
 def _cheapest_moves(codes: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """What the cheapest change of one token costs each item, float64 ``[n]``; infinite where there is one codeword."""
-    own = np.take_along_axis(distances, codes[:, :, None], axis=2)
-    extra = distances - own
-    np.put_along_axis(extra, codes[:, :, None], np.inf, axis=2)
-    return extra.min(axis=(1, 2))
+    """What the cheapest change of one token costs each item, float64 ``[n]``; infinite where there is one codeword.
+
+    ``distances`` float32 ``[n, M, K]`` are lost.
+    """
+    own = np.take_along_axis(distances, codes[:, :, None], axis=2)[..., 0].astype(np.float64)
+    np.put_along_axis(distances, codes[:, :, None], np.inf, axis=2)
+    cost: np.ndarray = (distances.min(axis=2) - own).min(axis=1)
+    return cost
 
 
-def _cheapest_first(distances: np.ndarray) -> Iterator[int]:
-    """The numbers of all tuples by their sum of distances ``[M, K]``, each once.
+@dataclass(frozen=True)
+class Nearest:
+    """Codewords by their distance, ``R`` of them: int64 and float32 ``[..., M, R]``; ``whole``: that is all."""
+
+    words: np.ndarray
+    distances: np.ndarray
+    whole: bool
+
+    def __getitem__(self, item: int) -> Nearest:
+        return Nearest(self.words[item], self.distances[item], self.whole)
+
+
+def nearest(distances: np.ndarray, count: int) -> Nearest:
+    """The ``count`` codewords next to each item, the next one first; float32 ``[..., M, K]``."""
+    words = distances.shape[-1]
+    if count < words:
+        # Ascending, so that of equal ones the first stays first.
+        few = np.sort(np.argpartition(distances, count - 1, axis=-1)[..., :count], axis=-1)
+        found = np.take_along_axis(distances, few, axis=-1)
+        order = np.argsort(found, axis=-1, kind="stable")
+        return Nearest(np.take_along_axis(few, order, axis=-1), np.take_along_axis(found, order, axis=-1), whole=False)
+    order = np.argsort(distances, axis=-1, kind="stable")
+    return Nearest(order, np.take_along_axis(distances, order, axis=-1), whole=True)
+
+
+def _walk(model: int, near: Nearest, distances: Callable[[np.ndarray], np.ndarray]) -> Iterator[int]:
+    """The numbers of all tuples by their sum of distances; those of words near by first, which mostly do."""
+    yield from _cheapest_first(near)
+    if not near.whole:
+        # Once more from the beginning: what came before is taken.
+        table = np.asarray(distances(np.array([model]))[0])
+        yield from _cheapest_first(nearest(table, table.shape[1]))
+
+
+def _cheapest_first(near: Nearest) -> Iterator[int]:
+    """The numbers of all tuples by their sum of distances, each once; ends where words that are not near are needed.
 
     A walk over a heap: a tuple has at most three successors, none cheaper than itself (Lawler's scheme, with books
     ordered by the gap between their two nearest codewords, so that going on to the next book never gets cheaper).
     """
-    books, words = distances.shape
-    nearest = np.argsort(distances, axis=1, kind="stable")
-    ranked = np.take_along_axis(distances, nearest, axis=1)
+    ranked = near.distances.astype(np.float64)
+    books, words = ranked.shape
     order = np.argsort(ranked[:, 1] - ranked[:, 0], kind="stable").tolist() if words > 1 else range(books)
     extra = (ranked - ranked[:, :1])[order].tolist()
     places = _places(books)
-    numbers = [[int(word) << places[book] for word in nearest[book]] for book in order]
+    numbers = [[int(word) << places[book] for word in near.words[book]] for book in order]
     best = sum(row[0] for row in numbers)
     yield best
     if words == 1:
@@ -163,6 +207,8 @@ def _cheapest_first(distances: np.ndarray) -> Iterator[int]:
         if rank + 1 < words:
             state = (cost + costs[rank + 1] - costs[rank], number + own[rank + 1] - own[rank], book, rank + 1)
             heapq.heappush(heap, state)
+        elif not near.whole:
+            return
         if book + 1 < books:
             on_cost, on_number = cost + extra[book + 1][1], number + numbers[book + 1][1] - numbers[book + 1][0]
             heapq.heappush(heap, (on_cost, on_number, book + 1, 1))

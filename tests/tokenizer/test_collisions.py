@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recbole_reg4rec.tokenizer import collisions
 from recbole_reg4rec.tokenizer.collisions import count_collisions, resolve_collisions
 
 
@@ -167,3 +168,17 @@ def test_items_that_are_alike_are_asked_for_once_and_few_at_a_time():
     plain = resolve_collisions(codes, lambda items: distances[items])
     assert np.array_equal(found.codes, plain.codes) and found.unresolved == plain.unresolved == 450 - 64
     assert max(asked) == 64 and sum(asked) <= 1 + 150 + 150
+
+
+@pytest.mark.parametrize("near", [2, 4, 7])
+def test_looking_at_near_words_first_changes_nothing(monkeypatch, near):
+    generator = np.random.default_rng(8)
+    distances = generator.random((90, 2, 12)).astype(np.float32)
+    # A third of the items are copies of others, and everybody crowds into a corner of the 144 tuples.
+    distances[:, :, :2] -= 2.0
+    distances[60:] = distances[:30]
+    monkeypatch.setattr(collisions, "_NEAR", 12)
+    whole = resolve(distances)
+    monkeypatch.setattr(collisions, "_NEAR", near)
+    found = resolve(distances)
+    assert np.array_equal(found.codes, whole.codes) and found.moved == whole.moved > 60
