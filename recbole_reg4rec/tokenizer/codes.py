@@ -31,7 +31,7 @@ from recbole_reg4rec.tokenizer.rqvae import RQVAE, RQVAESettings, fit_rqvae
 AnySettings = TokenizerSettings | OPQSettings | RQVAESettings
 
 # Distances to codewords that are held in memory at once; and items, where the codebooks are small.
-_DISTANCES, _ROWS = 1 << 22, 4096
+_DISTANCES, _ROWS = 1 << 24, 4096
 # Raise when the algorithm changes, so that codes of an older version are never taken for these.
 ALGORITHM = 3
 

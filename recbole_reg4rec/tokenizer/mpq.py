@@ -72,7 +72,7 @@ class MPQ(nn.Module):
     def distances(self, features: Tensor) -> Tensor:
         """Squared distances of items to codewords, float32 ``[B, M, K]`` in ``[0, 4]``."""
         cosine = torch.matmul(self.encode(features), self.codebook().transpose(1, 2))
-        return (2.0 - 2.0 * cosine).transpose(0, 1)
+        return cosine.mul_(-2.0).add_(2.0).transpose(0, 1)
 
     def reconstruct(self, features: Tensor, codes: Tensor) -> Tensor:
         """Decodes given codes ``[B, M]`` with the items' own gates, float32 ``[B, F]``."""
