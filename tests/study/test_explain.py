@@ -44,7 +44,8 @@ OTHER_EVIDENCE = {"item_path": True, "memory": True, "reason_weight": 0.5, "fit_
 
 @pytest.mark.parametrize("more", [{}, {**OTHER_EVIDENCE, "beam_branch": 2}])
 def test_explained_scores_are_those_of_full_sort_predict(toy: Any, more: dict[str, Any]) -> None:
-    toy.run(beam_width=8, **{"reason_weight": 1.0, **more})
+    # Whether a gate is kept on so few users is chance; the next test is about it.
+    toy.run(beam_width=8, gate=False, **{"reason_weight": 1.0, **more})
     explainer = load(toy, **CORP)
     names, scores = predicted(explainer)
     numbers = explainer.trained.data.dataset.field2token_id["item_id"]
