@@ -67,10 +67,11 @@ class Paths:
     ``steps`` is smaller than M when every path had come down to its items before.
     ``items``: int64 ``[B, W, C]``, items that carry all tokens of the path, 0 fills up; more than one only where codes
     collide or the model answered.
-    ``first_log_probs``: float32 ``[B, M, K]``, what the model held likely before the first token.
+    ``first``: float32 ``[B, M, K]``, what the model held likely before the first token: log-probabilities, or with
+    ``shares`` probabilities, of which few ask for logarithms.
     ``answers``: float32 ``[B, W, C]``, log-probability of each item given the path; None where paths spell all tokens.
     ``prior``: float32 ``[B, items + 1]``, log-probabilities of all items before the first token; None from a model
-    that has no better idea of them than ``first_log_probs``.
+    that has no better idea of them than ``first``.
     ``checks``: what CORP saw and dropped, step by step; empty without it.
     """
 
@@ -78,10 +79,16 @@ class Paths:
     books: Tensor
     tokens: Tensor
     items: Tensor
-    first_log_probs: Tensor
+    first: Tensor
     answers: Tensor | None = None
     prior: Tensor | None = None
     checks: tuple[PrunedStep, ...] = ()
+    shares: bool = False
+
+    @property
+    def first_log_probs(self) -> Tensor:
+        """``first`` as log-probabilities."""
+        return self.first.log() if self.shares else self.first
 
 
 @dataclass
@@ -177,9 +184,7 @@ def beam_search(
     if answers is not None:
         answers = answers[..., : items.shape[-1]]
     checks = tuple(reflection.checks) if reflection is not None else ()
-    return Paths(
-        beam.scores, beam.books, beam.tokens, items, first[:, 0].log() if shares else first[:, 0], answers, None, checks
-    )
+    return Paths(beam.scores, beam.books, beam.tokens, items, first[:, 0], answers, None, checks, shares)
 
 
 def surest(confidence: Tensor, count: int = 1) -> Tensor:

@@ -12,7 +12,6 @@ from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.history import HistoryEncoder, ItemVectors, TokenTable
 from recbole_reg4rec.model.sampling import ItemSample
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
-from recbole_reg4rec.model.whole_sequence import last_states
 
 # Share of the memory that an item has which nothing points to; keeps its logarithm finite.
 _MEMORY_FLOOR = 1e-4
@@ -37,7 +36,7 @@ class ItemPath(nn.Module):
 
     def read(self, items: Tensor, lengths: Tensor) -> Tensor:
         """States behind the last items of histories: int64 ``[B, T]`` (0 pads on the right), ``[B]`` to ``[B, d]``."""
-        return last_states(self.encoder.read(items, lengths).last, lengths).squeeze(1)
+        return self.encoder.read_last(items, lengths)
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits of all items: ``[R, d]`` to ``[R, items + 1]``; the padding item never wins."""

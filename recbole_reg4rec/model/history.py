@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -152,14 +153,11 @@ class HistoryEncoder(nn.Module):
 
     def forward(self, items: Tensor) -> History:
         """Encodes int64 ``[B, T]`` (0 pads on the right, where states are meaningless and nobody looks)."""
-        positions = self.position.weight[: items.shape[1]]
         if self.separator is None:
-            x = self.table.sums(items) + positions
-            if self.identity is not None:
-                x = x + self.identity(items)
             owner = torch.arange(items.shape[1], device=items.device)
-            states = self._run(x, None, causal=True)
+            states = self._run(self._begin(items), None, causal=True)
             return History(states, states, owner, causal=True)
+        positions = self.position.weight[: items.shape[1]]
         tokens = self.table.items(items)
         batch, length, books, width = tokens.shape
         separators = self.separator.expand(batch, length, 1, width)
@@ -169,7 +167,7 @@ class HistoryEncoder(nn.Module):
         owner = torch.arange(length, device=items.device).repeat_interleave(books + 1)
         # Tokens of one item are unordered: they see each other and everything before.
         mask = owner.unsqueeze(1) >= owner.unsqueeze(0)
-        states = self._run(x.flatten(1, 2), mask, causal=False)
+        states = self._run(self.dropout(self.norm(x.flatten(1, 2))), mask, causal=False)
         return History(states, states.view(batch, length, books + 1, width).mean(2), owner, causal=False)
 
     def read(self, items: Tensor, lengths: Tensor) -> History:
@@ -178,20 +176,52 @@ class HistoryEncoder(nn.Module):
         Most histories are short and few long, so that on a CPU they are read in lots of like length.
         """
         items = items[:, : int(lengths.max())]
-        if self.separator is not None or len(items) <= _TOGETHER or items.device.type != "cpu":
+        if self.separator is not None:
             return self(items)
-        order, states = lengths.argsort(), None
-        for rows in order.split(_TOGETHER):
-            here = items[rows, : int(lengths[rows[-1]])]
+        states: Tensor | None = None
+        for rows in _lots(lengths):
+            here = items[rows, : int(lengths[rows].max())]
             found = self(here).states
-            if states is None:
-                states = found.new_zeros(*items.shape, found.shape[-1])
+            states = found.new_zeros(*items.shape, found.shape[-1]) if states is None else states
             states[rows, : here.shape[1]] = found
         assert states is not None
-        return History(states, states, torch.arange(items.shape[1]), causal=True)
+        return History(states, states, torch.arange(items.shape[1], device=items.device), causal=True)
+
+    def read_last(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """States behind the last items alone, ``[B, d]``: as `read`, whose last layer few of the places need."""
+        if self.separator is not None:
+            found = self.read(items, lengths).last
+            return found[torch.arange(len(found), device=found.device), lengths - 1]
+        last: Tensor | None = None
+        for rows in _lots(lengths):
+            length = lengths[rows]
+            here = items[rows, : int(length.max())]
+            x = self._begin(here)
+            for layer in self.layers[:-1]:
+                x = layer(x, None, True)
+            wanted = x[torch.arange(len(rows), device=rows.device), length - 1].unsqueeze(1)
+            mask = (torch.arange(here.shape[1], device=rows.device) < length.unsqueeze(1))[:, None, None]
+            found = self.layers[-1](x, mask, False, wanted).squeeze(1)
+            last = found.new_zeros(len(items), found.shape[-1]) if last is None else last
+            last[rows] = found
+        assert last is not None
+        return last
+
+    def _begin(self, items: Tensor) -> Tensor:
+        """What the first layer reads of items in the fused form, ``[B, T, d]``."""
+        x = self.table.sums(items) + self.position.weight[: items.shape[1]]
+        if self.identity is not None:
+            x = x + self.identity(items)
+        return self.dropout(self.norm(x))
 
     def _run(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        x = self.dropout(self.norm(x))
         for layer in self.layers:
             x = layer(x, mask, causal)
         return x
+
+
+def _lots(lengths: Tensor) -> Iterable[Tensor]:
+    """Rows of histories that are read together, int64 ``[R]`` each; on a GPU all."""
+    if lengths.device.type != "cpu" or len(lengths) <= _TOGETHER:
+        return (torch.arange(len(lengths), device=lengths.device),)
+    return lengths.argsort().split(_TOGETHER)

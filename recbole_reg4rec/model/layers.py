@@ -105,10 +105,10 @@ class EncoderLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """``[B, S, d]`` to the same; see `Attention` for the mask."""
-        attended = self.attention(x, self.attention.keys_values(x), mask, causal)
-        x = self.norms[0](x + self.dropout(attended))
+    def forward(self, x: Tensor, mask: Tensor | None, causal: bool, wanted: Tensor | None = None) -> Tensor:
+        """``[B, S, d]`` to the same, or to that of the places ``wanted`` ``[B, Q, d]``; mask: see `Attention`."""
+        source, x = self.attention.keys_values(x), x if wanted is None else wanted
+        x = self.norms[0](x + self.dropout(self.attention(x, source, mask, causal)))
         return self.norms[1](x + self.feed_forward(x))
 
 

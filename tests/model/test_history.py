@@ -86,8 +86,10 @@ def test_histories_read_in_lots_of_like_length_are_as_read_at_once(form: str, co
     lengths = torch.randint(1, 6, (count,), generator=generator)
     items = torch.randint(1, 6, (count, 6), generator=generator) * (torch.arange(6) < lengths.unsqueeze(1))
     whole, read = model(items[:, : int(lengths.max())]), model.read(items, lengths)
+    last = model.read_last(items, lengths)
     assert torch.equal(whole.owner, read.owner) and whole.causal == read.causal
     for number, length in enumerate(lengths.tolist()):
         mine = read.owner < length
         assert torch.allclose(whole.states[number][mine], read.states[number][mine], atol=1e-6)
         assert torch.allclose(whole.last[number, :length], read.last[number, :length], atol=1e-6)
+        assert torch.allclose(whole.last[number, length - 1], last[number], atol=1e-6)

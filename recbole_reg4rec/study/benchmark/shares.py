@@ -43,7 +43,7 @@ PARTS: dict[str, tuple[Callable[..., object], ...]] = {
         RemainingShares.largest,
         RemainingShares.of,
     ),
-    "encoders": (HistoryEncoder.read,),
+    "encoders": (HistoryEncoder.read, HistoryEncoder.read_last),
     "item path": (ItemPath.log_probs,),
     "memory": (Memory.forward,),
     "repeat": (Repeat.scores,),
