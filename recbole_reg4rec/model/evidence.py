@@ -41,7 +41,8 @@ class ItemPath(nn.Module):
     def logits(self, states: Tensor) -> Tensor:
         """Logits of all items: ``[R, d]`` to ``[R, items + 1]``; the padding item never wins."""
         logits = self.project(states) @ self.vectors().T
-        return logits.index_fill(1, logits.new_zeros(1, dtype=torch.int64), -1e4)
+        logits[:, 0] = -1e4
+        return logits
 
     def loss(
         self,
@@ -100,13 +101,14 @@ class EvidenceWeights:
             UserError: nothing that is switched on has a weight above 0.
         """
         weights = {name: getattr(self, name) for name in evidence}
-        parts = [weights[name] * scores for name, scores in evidence.items() if weights[name] > 0]
+        parts = [(weights[name], scores) for name, scores in evidence.items() if weights[name] > 0]
         if not any(weight > 0 for name, weight in weights.items() if name != "repeat"):
             raise UserError(
                 "settings reason, item_path and memory with reason_weight, recognise_weight and remember_weight leave "
                 "no evidence to rank by; switch one on and give it a weight above 0"
             )
-        total = parts[0]
-        for part in parts[1:]:
-            total += part
+        # Added up in place: passes over all items are what this costs.
+        total = parts[0][0] * parts[0][1]
+        for weight, scores in parts[1:]:
+            total.add_(scores, alpha=weight)
         return total

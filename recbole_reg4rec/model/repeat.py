@@ -60,6 +60,10 @@ class Repeat(nn.Module):
         # A stable sort brings the padding in front, so that the newest item is last.
         seen = seen.gather(1, (seen > 0).long().argsort(dim=1, stable=True))
         ages = torch.arange(seen.shape[1] - 1, -1, -1, device=seen.device).expand_as(seen)
-        newest = ages.new_full((len(seen), items), seen.shape[1]).scatter_reduce(1, seen, ages, "amin")
-        added = self(newest) * (newest < seen.shape[1])
-        return added.index_fill(1, newest.new_zeros(1), 0.0)
+        there = seen > 0
+        # Few of all items were seen: places alone are worked out.
+        places = (torch.arange(len(seen), device=seen.device).unsqueeze(1) * items + seen)[there]
+        places, which = torch.unique(places, return_inverse=True)
+        newest = ages.new_full(places.shape, seen.shape[1]).scatter_reduce(0, which, ages[there], "amin")
+        odds = self(newest)
+        return odds.new_zeros(len(seen) * items).index_put((places,), odds).view(len(seen), items)
