@@ -196,7 +196,8 @@ def _assign_parallel(
 
     first = np.zeros((len(rows), settings.codebooks), dtype=np.int64)
     for items in _groups(known, at_once):
-        first[items] = distances(items).argmin(axis=2)
+        # Not by `distances`: laying millions of them out anew would take longer than working them out.
+        first[items] = model.distances(rows[torch.from_numpy(items)]).argmin(2).numpy()
 
     def alike(items: np.ndarray) -> np.ndarray:
         return np.unique(rows[torch.from_numpy(items)].numpy(), axis=0, return_inverse=True)[1].reshape(-1)
