@@ -17,6 +17,8 @@ from recbole_reg4rec.tokenizer.mpq import MPQ
 _KMEANS_ITEMS_A_CODEWORD = 8
 # Items at random that an epoch sees at most: codebooks are of a bounded size, so that more tell them nothing new.
 _EPOCH_ITEMS = 1 << 17
+# Items that are encoded by all experts at once.
+_ENCODED = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,12 @@ def _start_codebooks(model: MPQ, data: Tensor, settings: TokenizerSettings) -> N
     """
     generator = np.random.default_rng(settings.seed)
     limit = min(len(data), _KMEANS_ITEMS_A_CODEWORD * settings.codewords)
+    # Of more items all experts' output takes gigabytes, so that each one's is made of its own sample.
+    encoded = model.encode(data) if len(data) <= _ENCODED else None
     for book in range(settings.codebooks):
         chosen = torch.from_numpy(generator.permutation(len(data))[:limit])
-        sample = model.encode(data[chosen], slice(book, book + 1))[0].numpy()
+        own = model.encode(data[chosen], slice(book, book + 1))[0] if encoded is None else encoded[book][chosen]
+        sample = own.numpy()
         kmeans = KMeans(settings.codewords, init="random", n_init=1, max_iter=20, random_state=settings.seed + book)
         model.codewords_table[book] = torch.from_numpy(kmeans.fit(sample).cluster_centers_.astype(np.float32))
 
