@@ -14,7 +14,9 @@ from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.tokenizer.mpq import MPQ
 
 # k-means sees at most this many items a codeword: more moves a centre by less than training does.
-_KMEANS_ITEMS_A_CODEWORD = 8
+_KMEANS_ITEMS_A_CODEWORD = 64
+# The same in catalogues of more than `_ENCODED` items, where k-means takes longer than everything else.
+_FEWER_ITEMS_A_CODEWORD = 8
 # Items at random that an epoch sees at most: codebooks are of a bounded size, so that more tell them nothing new.
 _EPOCH_ITEMS = 1 << 17
 # Items that are encoded by all experts at once.
@@ -97,9 +99,10 @@ def _start_codebooks(model: MPQ, data: Tensor, settings: TokenizerSettings) -> N
     Spreading the first centres (k-means++) would take ten times as long and fit better by less than a hundredth.
     """
     generator = np.random.default_rng(settings.seed)
-    limit = min(len(data), _KMEANS_ITEMS_A_CODEWORD * settings.codewords)
+    few = len(data) <= _ENCODED
+    limit = min(len(data), (_KMEANS_ITEMS_A_CODEWORD if few else _FEWER_ITEMS_A_CODEWORD) * settings.codewords)
     # Of more items all experts' output takes gigabytes, so that each one's is made of its own sample.
-    encoded = model.encode(data) if len(data) <= _ENCODED else None
+    encoded = model.encode(data) if few else None
     for book in range(settings.codebooks):
         chosen = torch.from_numpy(generator.permutation(len(data))[:limit])
         own = model.encode(data[chosen], slice(book, book + 1))[0] if encoded is None else encoded[book][chosen]

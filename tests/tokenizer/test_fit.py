@@ -101,3 +101,20 @@ def test_an_epoch_sees_a_bounded_number_of_items_others_in_each(fitted, monkeypa
     monkeypatch.setattr(fit, "_EPOCH_ITEMS", 10)
     fitted()
     assert whole % sum(seen) == 0 and sum(seen) % 10 == 0 and sum(seen) < whole
+
+
+def test_in_a_large_catalogue_each_expert_starts_from_a_sample_of_its_own(fitted, monkeypatch):
+    asked: list[tuple[int, slice]] = []
+    plain = fit.MPQ.encode
+
+    def watched(self, features, experts=slice(None)):
+        if not torch.is_grad_enabled():
+            asked.append((len(features), experts))
+        return plain(self, features, experts)
+
+    monkeypatch.setattr(fit.MPQ, "encode", watched)
+    monkeypatch.setattr(fit, "_ENCODED", 0)
+    monkeypatch.setattr(fit, "_FEWER_ITEMS_A_CODEWORD", 2)
+    model, _ = fitted(mpq_epochs=0)
+    assert asked == [(2 * 8, slice(book, book + 1)) for book in range(3)]
+    assert weights(model) == weights(fitted(mpq_epochs=0)[0])
