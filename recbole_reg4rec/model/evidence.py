@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.history import HistoryEncoder, ItemVectors, TokenTable
-from recbole_reg4rec.model.sampling import ItemSample
+from recbole_reg4rec.model.sampled_softmax import ItemSample
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
 
 # Share of the memory that an item has which nothing points to; keeps its logarithm finite.

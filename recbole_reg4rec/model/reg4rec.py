@@ -27,7 +27,7 @@ from recbole_reg4rec.model.layers import layer_shape
 from recbole_reg4rec.model.memory import build_memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
 from recbole_reg4rec.model.repeat import Repeat, newest_places
-from recbole_reg4rec.model.sampling import ItemSample, draw_sample
+from recbole_reg4rec.model.sampled_softmax import ItemSample, draw_sample
 from recbole_reg4rec.model.scorers import CatalogueScorer, CodebookScorer, TokenScorer, reasoning_steps
 from recbole_reg4rec.model.steps import Steps
 from recbole_reg4rec.model.tokens import ItemTokens

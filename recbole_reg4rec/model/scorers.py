@@ -20,7 +20,7 @@ from recbole_reg4rec.decoding.shares import RemainingShares
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.marginals import book_marginals, pair_scores
 from recbole_reg4rec.model.reasoner import Reasoner
-from recbole_reg4rec.model.sampling import ItemSample
+from recbole_reg4rec.model.sampled_softmax import ItemSample
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
 
 # Paths whose tables of all tokens are held at a time.

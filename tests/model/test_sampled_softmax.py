@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_reg4rec.model.sampling import draw_sample
+from recbole_reg4rec.model.sampled_softmax import draw_sample
 
 
 def test_a_catalogue_of_no_more_items_takes_part_whole_and_nothing_is_drawn() -> None:
