@@ -25,6 +25,7 @@ from recbole_reg4rec.tokenizer.collisions import Resolved, count_collisions, res
 from recbole_reg4rec.tokenizer.digits import append_digits
 from recbole_reg4rec.tokenizer.fit import TokenizerSettings, default_codewords, fit_mpq
 from recbole_reg4rec.tokenizer.health import health_report
+from recbole_reg4rec.tokenizer.neighbours import WordNeighbours
 from recbole_reg4rec.tokenizer.opq import OPQSettings, fit_opq
 from recbole_reg4rec.tokenizer.rqvae import RQVAE, RQVAESettings, fit_rqvae
 
@@ -32,6 +33,8 @@ AnySettings = TokenizerSettings | OPQSettings | RQVAESettings
 
 # Distances to codewords that are held in memory at once; and items, where the codebooks are small.
 _DISTANCES, _ROWS = 1 << 24, 4096
+# Catalogues of more items are large: their collisions are resolved by the codewords next to each, so many, alone.
+_LARGE, _NEIGHBOURS = 1 << 15, 16
 # Raise when the algorithm changes, so that codes of an older version are never taken for these.
 ALGORITHM = 3
 
@@ -56,6 +59,9 @@ class ParallelQuantiser(Protocol):
 
     def distances(self, features: Tensor) -> Tensor:
         """Squared distances of items to codewords: float32 ``[B, F]`` to ``[B, M, K]``."""
+
+    def codebook(self) -> Tensor:
+        """Codewords, float32 ``[M, K, w]``, among which squared distances mean what they do for `distances`."""
 
     def reconstruct(self, features: Tensor, codes: Tensor) -> Tensor:
         """The features that codes int64 ``[B, M]`` of items ``[B, F]`` stand for, float32 ``[B, F]``."""
@@ -202,7 +208,10 @@ def _assign_parallel(
     def alike(items: np.ndarray) -> np.ndarray:
         return np.unique(rows[torch.from_numpy(items)].numpy(), axis=0, return_inverse=True)[1].reshape(-1)
 
-    return first, resolve_collisions(first, distances, last=~known, alike=alike)
+    if len(rows) <= _LARGE:
+        return first, resolve_collisions(first, distances, last=~known, alike=alike)
+    near = WordNeighbours.of(model.codebook(), min(_NEIGHBOURS, settings.codewords))
+    return first, resolve_collisions(first, distances, last=~known, around=near.around)
 
 
 def _assign_levels(model: RQVAE, rows: Tensor, known: np.ndarray, settings: AnySettings) -> tuple[np.ndarray, Resolved]:

@@ -36,6 +36,7 @@ def resolve_collisions(
     distances: Callable[[np.ndarray], np.ndarray],
     last: np.ndarray | None = None,
     alike: Callable[[np.ndarray], np.ndarray] | None = None,
+    around: Callable[[np.ndarray], Nearest] | None = None,
 ) -> Resolved:
     """Moves the cheaper items of every collision to the free tuple that costs least.
 
@@ -48,6 +49,8 @@ def resolve_collisions(
             items that collide, few at a time, and once for those that are alike.
         last: bool ``[N]``, items that may only take what all others leave.
         alike: for items ``[n]`` a number each, int64 ``[n]``, equal where their distances are; all differ without.
+        around: for tuples ``[n, M]`` the words near them, each book's own word first; in place of ``distances``, which
+            are then asked for only where these do not do. Items that share a tuple are all alike.
     """
     codes = codes.copy()
     last = np.zeros(len(codes), dtype=bool) if last is None else last
@@ -56,7 +59,7 @@ def resolve_collisions(
     for members in (np.flatnonzero(~last), np.flatnonzero(last)):
         walked = -1
         walk: Iterator[int] = iter(())
-        for item, model, near in _losers(codes, members, distances, alike, taken):
+        for item, model, near in _losers(codes, members, distances, alike, taken, around):
             # Items that are alike walk through the same tuples, so they share one walk; they come one after the other.
             if model != walked:
                 walked, walk = model, _walk(model, near, distances)
@@ -87,6 +90,7 @@ def _losers(
     distances: Callable[[np.ndarray], np.ndarray],
     alike: Callable[[np.ndarray], np.ndarray] | None,
     taken: set[int],
+    around: Callable[[np.ndarray], Nearest] | None,
 ) -> Iterator[tuple[int, int, Nearest]]:
     """Items that must move, the cheapest to move first; all others become taken.
 
@@ -101,9 +105,17 @@ def _losers(
     near = Nearest(np.zeros((0, 0, 0), np.int64), np.zeros((0, 0, 0)), whole=True)
     if crowded:
         items = members[np.array([place for group in crowded.values() for place in group])]
-        models = _models(codes[items], items if alike is None else alike(items))
+        if around is not None:
+            numbered = np.zeros(len(items), dtype=np.int64)
+        else:
+            numbered = items if alike is None else alike(items)
+        models = _models(codes[items], numbered)
         distinct, kinds = np.unique(models, return_inverse=True)
-        cost, near = _look_around(codes, items[distinct], distances)
+        if around is not None:
+            near = around(codes[items[distinct]])
+            cost = (near.distances[..., 1] - near.distances[..., 0]).min(axis=1).astype(np.float64)
+        else:
+            cost, near = _look_around(codes, items[distinct], distances)
         entries = iter(zip(cost[kinds].tolist(), items[models].tolist(), items.tolist(), kinds.tolist(), strict=True))
         for number, group in crowded.items():
             # Whoever would be hardest to move stays, unless others have the place already.

@@ -51,6 +51,13 @@ class MPQ(nn.Module):
         self.router = nn.Linear(features, codebooks)
         self.linear_decoder = nn.Linear(dim, features)
         self.decoder = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, features))
+        # On the unit sphere once for all, while nothing is trained.
+        self._settled: Tensor | None = None
+
+    def train(self, mode: bool = True) -> MPQ:
+        """As for any module; codewords must not be changed between ``eval()`` and ``train()``."""
+        self._settled = None if mode else F.normalize(self.codewords_table.detach(), dim=-1)
+        return super().train(mode)
 
     def encode(self, features: Tensor, experts: slice = slice(None)) -> Tensor:
         """Outputs on the unit sphere of all experts or some: float32 ``[B, F]`` to ``[M, B, d_z]``."""
@@ -61,6 +68,8 @@ class MPQ(nn.Module):
 
     def codebook(self) -> Tensor:
         """Codewords on the unit sphere, float32 ``[M, K, d_z]``."""
+        if self._settled is not None and not torch.is_grad_enabled():
+            return self._settled
         return F.normalize(self.codewords_table, dim=-1)
 
     def gate(self, features: Tensor) -> Tensor:

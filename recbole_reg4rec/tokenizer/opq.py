@@ -53,6 +53,10 @@ class OPQ:
         """Squared distances of items to codewords, float32 ``[B, M, K]``."""
         return _squared_distances(self.slices(rows), self.codewords).transpose(0, 1)
 
+    def codebook(self) -> Tensor:
+        """Codewords, float32 ``[M, K, F' / M]``."""
+        return self.codewords
+
     def reconstruct(self, rows: Tensor, codes: Tensor) -> Tensor:
         """The features that codes ``[B, M]`` stand for, float32 ``[B, F]``; of ``rows`` only the width counts."""
         return _join(_look_up(self.codewords, codes)) @ self.turn.T[:, : rows.shape[1]] + self.mean

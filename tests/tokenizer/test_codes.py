@@ -143,7 +143,9 @@ def test_items_without_features_get_tuples_of_their_own(tokenize):
 
 
 @pytest.mark.parametrize("items", [12, 14, 15])
-def test_items_without_features_take_nothing_from_the_others(tokenize, small_settings, items):
+@pytest.mark.parametrize("large", [0, 1 << 15])
+def test_items_without_features_take_nothing_from_the_others(tokenize, small_settings, items, large, monkeypatch):
+    monkeypatch.setattr(module, "_LARGE", large)
     # 16 tuples in all, so that nearly every one is contended for.
     tight = small_settings(codebooks=2, codebook_size=4)
     alone, found = tokenize(make_features(items), tight), tokenize(make_features(items, unknown=6), tight)
@@ -187,12 +189,30 @@ def test_nothing_half_written_is_left(tokenize, monkeypatch):
     assert not list(tokenize.cache.iterdir())
 
 
-def test_a_thousand_items_alike(tokenize, small_settings):
+@pytest.mark.parametrize("large", [0, 1 << 15])
+def test_a_thousand_items_alike(tokenize, small_settings, large, monkeypatch):
+    monkeypatch.setattr(module, "_LARGE", large)
     features = make_features(items=60)
     features.matrix = np.concatenate([features.matrix, np.repeat(features.matrix[1:2], 1000, axis=0)])
     features.known = np.concatenate([features.known, np.ones(1000, dtype=bool)])
     found = tokenize(features, settings=small_settings(codebook_size=16))
     assert len(np.unique(found.codes[1:], axis=0)) == 1060
+
+
+@pytest.mark.parametrize("tokenizer", ["mpq", "opq"])
+def test_large_catalogues_move_as_many_items(tokenize, small_settings, tokenizer, monkeypatch):
+    """A large catalogue's collisions cost about what the distances of the items themselves would."""
+    config = {"codebooks": 3, "codebook_size": 16, "seed": 1, "opq_rounds": 3}
+    opq = module.tokenizer_settings({**config, "tokenizer": "opq"}, 300)
+    settings = small_settings(codebooks=3, codebook_size=16) if tokenizer == "mpq" else opq
+    features = make_features(items=300)
+    exact = tokenize(features, settings=settings)
+    monkeypatch.setattr(module, "_LARGE", 0)
+    monkeypatch.setattr(module, "ALGORITHM", "another")
+    found = tokenize(features, settings=settings)
+    assert found.report["collisions"] == exact.report["collisions"] == 0
+    assert found.report["moved"] == exact.report["moved"] > 0
+    assert found.report["reconstruction_r2"] > exact.report["reconstruction_r2"] - 0.05
 
 
 def test_of_several_that_want_the_same_codes_one_makes_them(tokenize, tmp_path):

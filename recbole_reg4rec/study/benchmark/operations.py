@@ -22,7 +22,7 @@ _WITH_GRADIENT = 3
 @dataclass(frozen=True)
 class Shapes:
     """``width`` d, ``inner``: of the feed-forward layers. ``encoder_layers``, ``decoder_layers``: numbers of layers, of
-    both encoders together.
+    both encoders together; ``read_once``: those of the former that need only the last item's state in decoding.
 
     ``books`` M, ``codewords`` K, ``categories``: outputs of the heads, 0 where a head is off. ``steps``: of a path.
     ``items``: rows of the item path's full softmax, ``first_items``: of that of the first step, 0 without.
@@ -47,6 +47,7 @@ class Shapes:
     read: float
     positions: float
     history: float
+    read_once: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -82,6 +83,7 @@ def shapes_of(model: Any, config: Any, data: Any) -> Shapes | None:
         read=float(read),
         positions=float(length.sum() / trained.sum()),
         history=float(test.inter_feat[test.item_list_length_field].float().mean()),
+        read_once=int(model.item_path is not None and config["history_form"] == "fused"),
     )
 
 
@@ -96,7 +98,10 @@ def training_operations(shapes: Shapes) -> float:
 
 def decoding_operations(shapes: Shapes) -> float:
     """Operations a user whose items are all ranked, every step of the search included."""
-    total = shapes.history * _encoded_item(shapes, (shapes.history + 1) / 2)
+    read = (shapes.history + 1) / 2
+    # Keys and values of all items, the rest for the last one only.
+    total = shapes.history * (_encoded_item(shapes, read) - shapes.read_once * _but_keys(shapes, read))
+    total += shapes.read_once * _but_keys(shapes, shapes.history)
     for step in range(shapes.steps if shapes.beam else 0):
         # So many prefixes of a path there are at most.
         paths = min(shapes.beam, shapes.codewords**step)
@@ -109,10 +114,15 @@ def decoding_operations(shapes: Shapes) -> float:
 def _encoded_item(shapes: Shapes, read: float) -> float:
     """An item through the encoder, and its keys and values for the decoder."""
     d = shapes.width
-    # Query, key, value and output are d x d each; scores and mixture a product with every state that is read.
-    layer = 8 * d * d + 4 * d * read * shapes.states + 4 * d * shapes.inner
+    layer = 4 * d * d + _but_keys(shapes, read)
     for_decoder = 4 * d * d * (shapes.decoder_layers if shapes.beam or shapes.books else 0)
     return shapes.states * (shapes.encoder_layers * layer + for_decoder)
+
+
+def _but_keys(shapes: Shapes, read: float) -> float:
+    """A state through a layer of the encoder, without the keys and values of what it reads."""
+    # Query and output are d x d each; scores and mixture a product with every state that is read.
+    return 4 * shapes.width**2 + 4 * shapes.width * read * shapes.states + 4 * shapes.width * shapes.inner
 
 
 def _decoder_step(shapes: Shapes, step: int, read: float) -> float:

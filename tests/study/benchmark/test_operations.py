@@ -50,6 +50,13 @@ def test_what_is_off_costs_nothing():
     assert training_operations(Shapes(**{**TINY, "positions": 2.0})) == 1200 + 3 * 88
 
 
+def test_a_layer_that_only_the_last_item_needs():
+    # 2 items of history, 1.5 read in the mean: query and output 16, scores and mixture 8 * read, feed-forward 24.
+    once = Shapes(**{**TINY, "read_once": 1})
+    assert training_operations(once) == 1200
+    assert decoding_operations(once) == 776 - 2 * (16 + 12 + 24) + (16 + 16 + 24)
+
+
 @pytest.mark.parametrize(
     ("form", "settings"),
     [
