@@ -3,9 +3,9 @@
 At every step a path takes the codebook it is surest of, as in decoding, and draws one of its feasible tokens (paper:
 any order, CRSS; temperature: choice). Paths that began alike are one node of a tree and are computed once; the
 history's keys and values are computed once for all of them. A path that has come down to one item is at its end: the
-steps left are forced, cost nothing and carry no gradient. So sampling itself can carry the gradient, and the same tree
-can be walked again by another policy (`replay`). Where paths end by an answer, as in decoding, the last step draws one
-of the items that are left.
+steps left are forced, cost nothing and carry no gradient. Sampling carries none at all: what is learned from, and
+whatever another policy has to say, comes from walking a part of the same tree again (`replay`). Where paths end by an
+answer, as in decoding, the last step draws one of the items that are left.
 
 The category of a step is what the category head holds likeliest behind the step's token; once one item is left, it is
 that of the item's own categories which the head held likeliest at the last step decided (choice).
@@ -26,8 +26,9 @@ from recbole_reg4rec.model.history import History
 from recbole_reg4rec.model.reasoner import Reasoner
 from recbole_reg4rec.model.scorers import CatalogueScorer, OpenTokens, TokenScorer
 
-# Nodes of one row that stand side by side: fewer leave fewer places idle, more copy the row's history less often.
-_PIECE = 32
+# Nodes of one row that may stand side by side: fewer leave fewer places idle, more copy the row's history less often,
+# which takes about as long as so many places.
+_PIECES, _COPY = (4, 8, 16, 32), 4
 
 
 class _Walker:
@@ -41,6 +42,7 @@ class _Walker:
     def __init__(self, reasoner: Reasoner, history: History) -> None:
         self._reasoner, self._history = reasoner, history
         self._slots = torch.zeros(0, dtype=torch.int64)
+        self._width = _PIECES[0]
 
     def root(self, rows: Tensor, places: Tensor) -> Tensor:
         """States of single positions, int64 ``[N]`` each, rows ascending, before the first step: ``[N, h]``."""
@@ -48,7 +50,7 @@ class _Walker:
         owners, mask = self._arrange(rows, places)
         queries = last.flatten(0, 1).index_select(0, self._spread(rows * last.shape[1] + places).flatten())
         self._session = self._reasoner.session(
-            self._history, queries.unflatten(0, (-1, _PIECE)), mask=None, causal=False
+            self._history, queries.unflatten(0, (-1, self._width)), mask=None, causal=False
         )
         self._session.branch(owners, mask)
         return self._pick(self._session.begin())
@@ -66,9 +68,10 @@ class _Walker:
     def _arrange(self, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Gives every node its slot; returns the row of each piece, int64 ``[C]``, and the mask ``[C, 1, W, S]``."""
         counts = torch.bincount(rows, minlength=len(self._history.states))
-        pieces = (counts + _PIECE - 1) // _PIECE
+        self._width = min(_PIECES, key=lambda width: int((-(-counts // width)).sum()) * (width + _COPY))
+        pieces = -(-counts // self._width)
         rank = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-        self._slots = (pieces.cumsum(0) - pieces)[rows] * _PIECE + rank
+        self._slots = (pieces.cumsum(0) - pieces)[rows] * self._width + rank
         owners = torch.arange(len(counts), device=rows.device).repeat_interleave(pieces)
         self._pieces = len(owners)
         mask = self._history.owner <= self._spread(places).unsqueeze(-1)
@@ -76,7 +79,7 @@ class _Walker:
 
     def _spread(self, values: Tensor) -> Tensor:
         """Values of the nodes ``[N]`` in their slots, int64 ``[C, W]``."""
-        return values.new_zeros(self._pieces * _PIECE).scatter(0, self._slots, values).view(-1, _PIECE)
+        return values.new_zeros(self._pieces * self._width).scatter(0, self._slots, values).view(-1, self._width)
 
     def _pick(self, hidden: Tensor) -> Tensor:
         return hidden.flatten(0, 1).index_select(0, self._slots)
@@ -104,6 +107,7 @@ class Sampler:
     categories: bool = True
     steps: int | None = None
 
+    @torch.no_grad()
     def sample(
         self, reasoner: Reasoner, history: History, trained: Tensor, group: int, given: Tensor | None = None
     ) -> Groups:
@@ -120,8 +124,7 @@ class Sampler:
         Returns:
             ``R`` groups of ``group + X`` paths.
         """
-        with torch.no_grad():
-            rows, places = trained.nonzero(as_tuple=True)
+        rows, places = trained.nonzero(as_tuple=True)
         contexts, books = len(rows), self.catalogue.codebooks
         given = given if given is not None else rows.new_zeros(contexts, 0)
         size = group + given.shape[1]
@@ -153,12 +156,16 @@ class Sampler:
                 walk.log_probs.append(_log_probs(scorer, states, level, self.temperature))
                 walk.hidden.append(states)
                 groups.levels.append(level)
-                self._answer(groups, reasoner, level, walk.log_probs[-1].detach(), states, closed, wanted[paths], step)
+                self._answer(groups, reasoner, level, walk.log_probs[-1], states, closed, wanted[paths], step)
                 break
-            book = self._choose(scorer, states, candidates, closed, step)
-            allowed = scorer.open(book, candidates)
-            log_probs = scorer.book_log_probs(states, book, allowed, self.temperature)
-            columns = self._draw(log_probs.detach(), nodes)
+            if candidates is None and self.order == "confidence" and books > 1:
+                book, log_probs = scorer.first(states, self.temperature)
+                allowed = scorer.open(book, candidates)
+            else:
+                book = self._choose(scorer, states, candidates, closed, step)
+                allowed = scorer.open(book, candidates)
+                log_probs = scorer.book_log_probs(states, book, allowed, self.temperature)
+            columns = self._draw(log_probs, nodes)
             given = wanted[paths].nonzero().squeeze(1)
             own = self.catalogue.codes[wanted[paths[given]], book[nodes[given]]]
             columns[given] = allowed.column(nodes[given], own)
@@ -194,7 +201,7 @@ class Sampler:
             states = walker.step(rows, places, parent, entered)
             if self.categories:
                 # What the head holds behind the token that the last step took.
-                likeliest = reasoner.category_logits(states.detach()).argmax(-1)
+                likeliest = reasoner.category_logits(states).argmax(-1)
                 groups.categories[paths, step] = likeliest[nodes]
         shape = (contexts, size)
         groups.items = groups.items.view(shape)
@@ -202,7 +209,6 @@ class Sampler:
         groups.categories = groups.categories.view(*shape, books)
         return groups
 
-    @torch.no_grad()
     def _choose(
         self, scorer: TokenScorer, states: Tensor, candidates: Candidates | None, closed: Tensor, step: int
     ) -> Tensor:
@@ -216,7 +222,6 @@ class Sampler:
         return surest(scorer.confidence(states, candidates, closed)).squeeze(-1)
 
     @staticmethod
-    @torch.no_grad()
     def _draw(log_probs: Tensor, nodes: Tensor) -> Tensor:
         """A token for each path at its node, int64 ``[L]``, by inverting the distribution function."""
         cumulated = log_probs.exp().cumsum(-1)
@@ -231,7 +236,6 @@ class Sampler:
         found = torch.searchsorted(cumulated, beside, right=True)[owners, places]
         return torch.empty_like(nodes).index_copy_(0, order, found)
 
-    @torch.no_grad()
     def _answer(
         self,
         groups: Groups,
@@ -253,7 +257,6 @@ class Sampler:
         item = items[level.nodes, level.columns]
         self._finish(groups, reasoner, states, level.paths, level.nodes, item, closed[level.nodes], step, step)
 
-    @torch.no_grad()
     def _finish(
         self,
         groups: Groups,

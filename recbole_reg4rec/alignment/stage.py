@@ -16,7 +16,7 @@ from recbole_reg4rec.alignment.future import check_window, future_items
 from recbole_reg4rec.alignment.grpo import clipped_objective, divergence, entropy, group_advantages
 from recbole_reg4rec.alignment.rewards import RewardWeights, path_rewards
 from recbole_reg4rec.alignment.sampling import Sampler, replay
-from recbole_reg4rec.alignment.tree import Groups, Level, Walk, pick
+from recbole_reg4rec.alignment.tree import Groups, Level, Walk, pick, subtree
 from recbole_reg4rec.data.sequences import FUTURE, TARGETS, WholeSequenceLoader
 from recbole_reg4rec.model.history import History, HistoryEncoder
 from recbole_reg4rec.model.reasoner import Reasoner
@@ -61,6 +61,7 @@ class AlignmentStage:
         self._gamma, self._clip = float(config["align_gamma"]), float(config["align_clip"])
         self._kl_weight = float(config["align_kl_weight"])
         self._kl_paths = min(int(config["align_kl_paths"]), self._group)
+        self._kl_share = float(config["align_kl_share"])
         self._supervised_weight = float(config["align_supervised_weight"])
         self._supervised_share = float(config["align_supervised_share"])
         self.updates, self._train_encoder = int(config["align_updates"]), bool(config["align_encoder"])
@@ -102,33 +103,38 @@ class AlignmentStage:
             interaction: a batch of the training data with `data.sequences.FUTURE`.
         """
         model = self._model
-        model.train(self._dropout)
         items, trained = interaction[self._item_list], interaction[TARGETS] > 0
         targets = interaction[TARGETS][trained]
-        history = self._read(items)
-        supervised = self._choose_supervised(targets) if self._supervised_weight > 0 else None
+        draw = torch.rand(len(targets), device=targets.device)
+        compared, supervised = _chosen(draw, self._kl_share), None
+        if self._supervised_weight > 0:
+            supervised = (targets * _chosen(draw, self._supervised_share)).unsqueeze(1)
+        model.eval()
+        with torch.no_grad():
+            history = model.reader(items)
         groups = self._sampler.sample(model.decoder, history, trained, self._group, supervised)
         rewards = self._rewards(groups, interaction[FUTURE], trained)
         total = sum(weight * rewards[kind] for kind, weight in self._weights.as_dict().items())
         assert isinstance(total, Tensor)
         advantages, signal = group_advantages(total)
-        subtree, kept = groups.subtree(self._kl_paths)
-        reference = self._of_reference(items, subtree)
-        walk = groups.walk
-        old = [log_probs.detach() for log_probs in walk.log_probs]
+        levels, near, kept = self._learned(groups, signal, compared)
+        reference = self._of_reference(items, near)
+        model.train(self._dropout)
+        old: list[Tensor] = []
         for update in range(self.updates):
-            if update > 0:
+            if self._train_encoder or self._dropout:
                 history = self._read(items)
-                walk = self._replay(model.decoder, history, groups.levels)
-            parts = {"objective": self._objective(groups, walk, old, advantages)}
-            parts["kl"], parts["entropy"] = self._spread(subtree, kept, walk, reference, len(targets))
+            walk = self._replay(model.decoder, history, levels)
+            old = old or [log_probs.detach() for log_probs in walk.log_probs]
+            parts = {"objective": self._objective(groups, levels, walk, old, advantages)}
+            parts["kl"], parts["entropy"] = self._spread(near, kept, walk, reference, int(compared.sum()))
             if update == 0:
                 self._log(groups, parts, rewards, total, signal)
                 if self.collapsed:
                     return
             losses = [-parts["objective"], self._kl_weight * parts["kl"]]
             if supervised is not None:
-                losses.append(self._supervised_weight * self._supervise(groups, walk, history, targets))
+                losses.append(self._supervised_weight * self._supervise(groups, levels, walk, targets))
             yield tuple(losses)
 
     def epoch_log(self) -> dict[str, Any]:
@@ -154,11 +160,24 @@ class AlignmentStage:
     def _replay(self, reasoner: Reasoner, history: History, levels: list[Level]) -> Walk:
         return replay(reasoner, self._model.scorer(reasoner), history, levels, self._sampler.temperature)
 
-    def _choose_supervised(self, targets: Tensor) -> Tensor:
-        """The targets whose paths are walked too, int64 ``[R, 1]``, 0 for the others; at least one is."""
-        draw = torch.rand(len(targets), device=targets.device)
-        chosen = draw <= draw.min().clamp(min=self._supervised_share)
-        return (targets * chosen).unsqueeze(1)
+    def _learned(
+        self, groups: Groups, signal: Tensor, compared: Tensor
+    ) -> tuple[list[Level], list[Level], list[Tensor]]:
+        """What of the tree says something to the policy: groups with a signal, true paths, and what KL is estimated on.
+
+        ``signal``, ``compared``: bool ``[R]``, contexts.
+
+        Returns:
+            the levels of all this; those of the paths that KL and entropy are estimated on; and which nodes of the
+            former the latter have.
+        """
+        near = torch.zeros(groups.items.shape, dtype=torch.bool, device=signal.device)
+        near[:, : self._kl_paths] = compared.unsqueeze(1)
+        learned = near.clone()
+        learned[:, : self._group] |= signal.unsqueeze(1)
+        learned[:, self._group :] = groups.items[:, self._group :] > 0
+        levels, _ = subtree(groups.levels, learned.flatten())
+        return levels, *subtree(levels, near.flatten())
 
     def _rewards(self, groups: Groups, ahead: Tensor, trained: Tensor) -> dict[str, Tensor]:
         """By kind, float32 ``[R, G]``."""
@@ -173,13 +192,15 @@ class AlignmentStage:
             window.shares,
         )
 
-    def _objective(self, groups: Groups, walk: Walk, old: list[Tensor], advantages: Tensor) -> Tensor:
-        """What is to be maximised, summed over the steps of a path, mean over paths; scalar."""
+    def _objective(
+        self, groups: Groups, levels: list[Level], walk: Walk, old: list[Tensor], advantages: Tensor
+    ) -> Tensor:
+        """What is to be maximised, summed over the steps of a path, mean over all paths drawn; scalar."""
         size = groups.items.shape[1]
         earned = torch.nn.functional.pad(advantages, (0, size - self._group)).flatten()
         paths = advantages.numel()
         objective = advantages.new_zeros(())
-        for level, log_probs, before in zip(groups.levels, walk.log_probs, old, strict=True):
+        for level, log_probs, before in zip(levels, walk.log_probs, old, strict=True):
             sampled = level.paths % size < self._group
             node, token, path = level.nodes[sampled], level.columns[sampled], level.paths[sampled]
             gain = clipped_objective(pick(log_probs, node, token), pick(before, node, token), earned[path], self._clip)
@@ -189,23 +210,22 @@ class AlignmentStage:
     def _spread(
         self, levels: list[Level], kept: list[Tensor], walk: Walk, reference: list[Tensor], contexts: int
     ) -> tuple[Tensor, Tensor]:
-        """Divergence from the reference, and entropy, of a path, mean over the subtree's paths; nats, scalars."""
+        """Divergence from the reference, and entropy, of a path, mean over those of ``levels``; nats, scalars."""
         kl = spread = reference[0].new_zeros(())
-        numbers = [nodes.nonzero().squeeze(1) for nodes in kept]
-        for level, nodes, log_probs, frozen in zip(levels, numbers, walk.log_probs, reference, strict=True):
+        for level, nodes, log_probs, frozen in zip(levels, kept, walk.log_probs, reference, strict=True):
             visits = torch.bincount(level.nodes, minlength=len(frozen)) / (contexts * self._kl_paths)
-            # Lists of answers may be longer in the whole tree; what is behind is never open to these nodes.
+            # Lists of answers may be longer among all that is learned from; what is behind is never open here.
             ours = log_probs.index_select(0, nodes)[:, : frozen.shape[1]]
             kl = kl + (divergence(ours, frozen) * visits).sum()
             spread = spread + (entropy(ours.detach()) * visits).sum()
         return kl, spread
 
-    def _supervise(self, groups: Groups, walk: Walk, history: History, targets: Tensor) -> Tensor:
+    def _supervise(self, groups: Groups, levels: list[Level], walk: Walk, targets: Tensor) -> Tensor:
         """Negative log-likelihood of the target along its own path, with the category loss as in stage 1."""
         model, size = self._model, groups.items.shape[1]
-        loss = history.last.new_zeros(())
+        loss = walk.hidden[0].new_zeros(())
         shown = (groups.items[:, self._group] > 0).sum()
-        for level, log_probs, hidden in zip(groups.levels, walk.log_probs, walk.hidden, strict=True):
+        for level, log_probs, hidden in zip(levels, walk.log_probs, walk.hidden, strict=True):
             true = level.paths % size == self._group
             node = level.nodes[true]
             loss = loss - pick(log_probs, node, level.columns[true]).sum() / shown
@@ -242,6 +262,11 @@ class AlignmentStage:
                 self.collapsed = (
                     f"the policy's entropy is {spread:.3f} nats a path, below align_min_entropy={self._min_entropy}"
                 )
+
+
+def _chosen(draw: Tensor, share: float) -> Tensor:
+    """A share of the contexts, bool ``[R]``, by draws in ``[0, 1)``; at least one, and a larger share has them all."""
+    return draw <= draw.min().clamp(min=share)
 
 
 def _mean(steps: list[dict[str, float]]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -64,7 +65,7 @@ class Walk:
 class Groups:
     """``R`` groups of ``G`` paths.
 
-    ``levels``: the tree. ``walk``: the sampling policy along it, with its gradient.
+    ``levels``: the tree. ``walk``: the sampling policy along it, without a gradient.
     ``items``: int64 ``[R, G]``, the item of each path (one of them where several share a tuple).
     ``books``, ``tokens``, ``categories``: int64 ``[R, G, M]``, forced steps included.
     """
@@ -83,21 +84,25 @@ class Groups:
             total = total.index_add(0, level.paths, pick(log_probs, level.nodes, level.columns))
         return total.view(self.items.shape)
 
-    def subtree(self, count: int) -> tuple[list[Level], list[Tensor]]:
-        """The tree of the first ``count`` paths of each group, and which nodes of each level it has, bool ``[N]``."""
-        size = self.items.shape[1]
-        levels: list[Level] = []
-        kept: list[Tensor] = []
-        for level in self.levels:
-            paths = level.paths % size < count
-            nodes = torch.zeros(len(level.rows), dtype=torch.bool, device=paths.device)
-            nodes[level.nodes[paths]] = True
-            parents = level.parents[nodes]
-            if kept:
-                parents = (kept[-1].cumsum(0) - 1)[parents]
-            levels.append(level.only(nodes, parents, paths))
-            kept.append(nodes)
-        return levels, kept
+
+def subtree(levels: Sequence[Level], wanted: Tensor) -> tuple[list[Level], list[Tensor]]:
+    """The part of a tree that some of its paths, bool ``[R * G]``, come through.
+
+    Returns:
+        its levels, and which nodes of the whole tree each has, int64 ``[N]``, ascending.
+    """
+    found: list[Level] = []
+    kept: list[Tensor] = []
+    numbers: Tensor | None = None
+    for level in levels:
+        paths = wanted[level.paths]
+        nodes = torch.zeros(len(level.rows), dtype=torch.bool, device=paths.device)
+        nodes[level.nodes[paths]] = True
+        parents = level.parents[nodes]
+        found.append(level.only(nodes, parents if numbers is None else numbers[parents], paths))
+        kept.append(nodes.nonzero().squeeze(1))
+        numbers = nodes.cumsum(0) - 1
+    return found, kept
 
 
 def pick(log_probs: Tensor, nodes: Tensor, columns: Tensor) -> Tensor:

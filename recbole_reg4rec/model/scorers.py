@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_reg4rec.decoding.beam import surest
 from recbole_reg4rec.decoding.catalogue import NEVER, Candidates, Catalogue, feasible_log_softmax
 from recbole_reg4rec.decoding.shares import RemainingShares
 from recbole_reg4rec.errors import UserError
@@ -23,8 +24,8 @@ from recbole_reg4rec.model.reasoner import Reasoner
 from recbole_reg4rec.model.sampled_softmax import ItemSample
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
 
-# Paths whose tables of all tokens are held at a time.
-_PART = 256
+# Paths whose tables of all tokens are held at a time; of twice as many they leave the cache.
+_PART = 128
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -48,6 +49,12 @@ class TokenScorer(Protocol):
         """Largest log-probability of each codebook's tokens: ``[N, h]`` to float32 ``[N, M]``, no gradient.
 
         ``closed``: bool ``[N, M]``, codebooks that get -inf.
+        """
+
+    def first(self, hidden: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Before a token: the surest codebook of paths ``[N, h]``, int64 ``[N]``, and what it holds, ``[N, K]``.
+
+        The latter as `book_log_probs`; no gradient.
         """
 
     def open(self, books: Tensor, candidates: Candidates | None) -> OpenTokens:
@@ -135,6 +142,13 @@ class CodebookScorer:
             logits = logits.float() + feasible[nodes, book]
             confidence[nodes, book] = logits.amax(-1) - logits.logsumexp(-1)
         return confidence
+
+    @torch.no_grad()
+    def first(self, hidden: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """See `TokenScorer`."""
+        closed = torch.zeros(len(hidden), self.catalogue.codebooks, dtype=torch.bool, device=hidden.device)
+        books = surest(self.confidence(hidden, None, closed)).squeeze(-1)
+        return books, self.book_log_probs(hidden, books, self.open(books, None), temperature)
 
     def open(self, books: Tensor, candidates: Candidates | None) -> OpenTokens:
         """See `TokenScorer`."""
@@ -259,19 +273,32 @@ class CatalogueScorer:
         """See `TokenScorer`."""
         if candidates is None:
             parts = range(0, len(hidden), _PART)
-            found = torch.cat([self._first_largest(hidden[begin : begin + _PART]) for begin in parts])
+            found = torch.cat([self._first_shares(hidden[begin : begin + _PART]).amax(1).T for begin in parts])
         else:
             found = self._remaining(self._among(hidden, candidates), len(hidden), 1).largest().squeeze(1)
         return found.log().masked_fill(closed, NEVER)
 
-    def _first_largest(self, hidden: Tensor) -> Tensor:
-        """The largest share of each codebook's tokens before the first is taken: ``[R, h]`` to float32 ``[R, M]``."""
+    @torch.no_grad()
+    def first(self, hidden: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """See `TokenScorer`."""
+        found: tuple[list[Tensor], list[Tensor]] = [], []
+        for begin in range(0, len(hidden), _PART):
+            shares = self._first_shares(hidden[begin : begin + _PART])
+            books = surest(shares.amax(1).T.log()).squeeze(-1)
+            found[0].append(books)
+            found[1].append(shares[books, :, torch.arange(len(books), device=books.device)])
+        books, shares = (torch.cat(parts) for parts in found)
+        log_probs = shares.clamp_(min=_TINY).log_().masked_fill_(self._catalogue.used[books].isinf(), NEVER)
+        return books, log_probs if temperature == 1.0 else (log_probs / temperature).log_softmax(-1)
+
+    def _first_shares(self, hidden: Tensor) -> Tensor:
+        """Shares of all tokens before the first is taken, a path a column: ``[R, h]`` to float32 ``[M, K, R]``."""
         catalogue = self._catalogue
         # A row an item throughout, see `token_shares`; nothing is turned around.
         logits = self._vectors @ self._queries(hidden).T
         logits[0] = NEVER
         shares = F.embedding_bag(catalogue.postings, logits.softmax(0), catalogue.starts, mode="sum")
-        return shares.view(catalogue.codebooks, catalogue.codewords, -1).amax(1).T
+        return shares.view(catalogue.codebooks, catalogue.codewords, -1)
 
     def open(self, books: Tensor, candidates: Candidates | None) -> OpenTokens:
         """See `TokenScorer`; few of many tokens can follow a path, and only these have columns."""

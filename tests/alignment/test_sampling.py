@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recbole_reg4rec.alignment.grpo import clipped_objective
 from recbole_reg4rec.alignment.sampling import Sampler, replay
-from recbole_reg4rec.alignment.tree import pick
+from recbole_reg4rec.alignment.tree import pick, subtree
 
 ITEMS = 12
 
@@ -142,19 +142,27 @@ def test_all_paths_together_have_probability_one_and_draws_follow_it(make, order
 
 @pytest.mark.parametrize("steps", [None, 2])
 def test_the_estimate_over_all_paths_is_the_exact_policy_gradient(make, steps):
-    """Each path weighted by its probability, the objective's gradient is that of the expected reward."""
+    """Each path weighted by its probability, the objective's gradient is that of the expected reward.
+
+    So it is where only the paths that earn anything are walked again.
+    """
     model, items, trained = make()
     contexts = int(trained.sum())
     sampler = Sampler(model.catalogue, model.members, model.scorer, steps=steps)
     every = torch.arange(1, ITEMS + 1).expand(contexts, -1)
     reward = torch.randn(contexts, ITEMS, generator=torch.Generator().manual_seed(5))
+    reward[::2] = 0.0
     groups = sampler.sample(model.reasoner, model.encoder(items), trained, 0, every)
+    assert not any(part.requires_grad for part in groups.walk.log_probs)
     parameters = [weights for weights in model.parameters() if weights.requires_grad]
-    probability = groups.path_log_probs(groups.walk).exp()
+    walk = replay(model.reasoner, model.scorer(model.reasoner), model.encoder(items), groups.levels, 1.0)
+    probability = groups.path_log_probs(walk).exp()
     exact = torch.autograd.grad((probability * reward).sum(), parameters, retain_graph=True, allow_unused=True)
     objective = torch.zeros(())
     worth = (probability.detach() * reward).flatten()
-    for level, log_probs in zip(groups.levels, groups.walk.log_probs, strict=True):
+    levels, _ = subtree(groups.levels, worth != 0.0)
+    walk = replay(model.reasoner, model.scorer(model.reasoner), model.encoder(items), levels, 1.0)
+    for level, log_probs in zip(levels, walk.log_probs, strict=True):
         token = pick(log_probs, level.nodes, level.columns)
         objective = objective + clipped_objective(token, token.detach(), worth[level.paths], 0.2).sum()
     estimate = torch.autograd.grad(objective, parameters, allow_unused=True)
@@ -184,7 +192,7 @@ def test_the_subtree_of_some_paths_gives_them_the_same_probability(make, steps):
     sampler = Sampler(model.catalogue, model.members, model.scorer, steps=steps)
     torch.manual_seed(4)
     groups = sampler.sample(model.reasoner, model.encoder(items), trained, 8)
-    levels, kept = groups.subtree(2)
+    levels, kept = subtree(groups.levels, torch.arange(groups.items.numel()) % 8 < 2)
     walk = replay(model.reasoner, model.scorer(model.reasoner), model.encoder(items), levels, 1.0)
     whole = groups.path_log_probs(groups.walk)
     part = torch.zeros(whole.numel())

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recbole_reg4rec.decoding.beam import surest
 from recbole_reg4rec.decoding.scoring import item_scores
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.scorers import CatalogueScorer, CodebookScorer, OpenTokens, reasoning_steps
@@ -119,6 +120,21 @@ def test_the_loss_is_that_of_the_probabilities(make: Any, kind: str) -> None:
             expected = -tokens[is_open].mean()
         loss = scorer.loss(hidden, given, targets, is_open)
         assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["catalogue", "codebook"])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_first_book_is_the_surest_one_and_says_what_it_holds(make: Any, kind: str, temperature: float) -> None:
+    model = make(token_softmax=kind)
+    scorer = model.scorer(model.reasoner)
+    hidden = torch.randn(300, 8, generator=torch.Generator().manual_seed(4))
+    books, log_probs = scorer.first(hidden, temperature)
+    closed = torch.zeros(len(hidden), BOOKS, dtype=torch.bool)
+    assert torch.equal(books, surest(scorer.confidence(hidden, None, closed)).squeeze(-1))
+    assert len(set(books.tolist())) == BOOKS and not log_probs.requires_grad
+    expected = scorer.book_log_probs(hidden, books, scorer.open(books, None), temperature)
+    assert torch.allclose(log_probs.exp(), expected.exp(), atol=1e-6)
+    assert torch.equal(log_probs.isinf(), expected.isinf())
 
 
 def alive_items(model: Any, targets: Tensor, books: Tensor, given: Any) -> list[Tensor]:
