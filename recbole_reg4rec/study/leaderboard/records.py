@@ -91,6 +91,8 @@ class RunRecord:
 
 # Settings of REG4Rec that came later, and change nothing in catalogues of no more items than this value of theirs.
 _ADDED = {"softmax_items": 20_000}
+# The same, of stage 2: runs without it took no notice of them.
+_ADDED_TO_ALIGNMENT = {"align_kl_share": 0.25}
 
 
 def _as_trained(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -102,7 +104,10 @@ def _as_trained(content: Mapping[str, Any]) -> Mapping[str, Any]:
     settings, codewords = dict(content["settings"]), content.get("tokenizer", {}).get("codewords")
     items = int(content["data"]["items"])
     if content["model"] == "REG4Rec":
-        settings = {**{name: value for name, value in _ADDED.items() if items <= value}, **settings}
+        added: dict[str, Any] = {name: value for name, value in _ADDED.items() if items <= value}
+        if settings.get("stages") == ["supervised"]:
+            added |= _ADDED_TO_ALIGNMENT
+        settings = {**added, **settings}
     if settings.get("codebook_size") != "auto" or codewords in (None, default_codewords(items)):
         return settings
     return {**settings, "codebook_size": int(codewords)}

@@ -99,3 +99,15 @@ def test_a_run_from_before_a_setting_that_changes_nothing_there_still_counts(rec
     keys = {file: book.records[file].row_key for file in (today, before, large, other)}
     assert keys[before] == keys[today]
     assert len({keys[today], keys[large], keys[other]}) == 3
+
+
+def test_a_setting_of_stage_2_changes_nothing_without_it(records):
+    one, both = ["supervised"], ["supervised", "alignment"]
+    today = records.write(model="REG4Rec", stages=one, align_kl_share=0.25)
+    before = records.write(model="REG4Rec", seed=2, stages=one)
+    aligned = records.write(model="REG4Rec", seed=3, stages=both)
+    of_today = records.write(model="REG4Rec", seed=4, stages=both, align_kl_share=0.25)
+    book = records.book()
+    keys = {file: book.records[file].row_key for file in (today, before, aligned, of_today)}
+    assert keys[before] == keys[today]
+    assert len({keys[today], keys[aligned], keys[of_today]}) == 3
