@@ -10,7 +10,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_reg4rec.data.dataset import SEEN
 from recbole_reg4rec.data.repeats import repeat_odds
@@ -124,6 +124,8 @@ class REG4Rec(SequentialRecommender):
         # Without reasoning there is nothing else to train.
         self._item_epochs = int(config["item_epochs"] or 0) if config["reason"] else 0
         self._recognises = self.item_path is not None
+        # From here on the item path stays as it is.
+        self.item_path_stopped = False
         self.training_order = str(config["training_order"])
         self.decoding_order = str(config["decoding_order"])
         self.category_weight = float(config["category_weight"])
@@ -132,10 +134,13 @@ class REG4Rec(SequentialRecommender):
         self.corp = corp_rule(config)
         # What CORP checked in the last call of `full_sort_predict`, for whoever knows the targets.
         self.checks: tuple[PrunedStep, ...] = ()
+        # The scores without paths of the last call, float32 ``[B, items + 1]``, if they are asked for.
+        self.keeps_rest, self.rest = False, None
         self._seed = int(config["seed"])
 
     members: Tensor
     fitted_weights: Tensor
+    rest: Tensor | None
 
     def _kinds(self) -> list[str]:
         """Names of the kinds of evidence that are on and have a weight."""
@@ -155,8 +160,14 @@ class REG4Rec(SequentialRecommender):
     # ---------------------------------------------------------------------------------------------- training
 
     def begin_epoch(self, epoch: int) -> None:
-        """Leaves the item path as it is from the epoch on that `item_epochs` says, counted from 0."""
-        self._recognises = not self._item_epochs or epoch < self._item_epochs
+        """Leaves the item path as it is from the epoch on that `item_epochs` says, counted from 0, or once stopped."""
+        self._recognises = not self.item_path_stopped and (not self._item_epochs or epoch < self._item_epochs)
+
+    def item_parts(self) -> dict[str, nn.Module]:
+        """What is trained by the loss of the item path alone; empty where nothing is trained beside it."""
+        if self.reasoner is None or self.item_path is None:
+            return {}
+        return {"item_path": self.item_path, **({"repeat": self.repeat} if self.repeat is not None else {})}
 
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
         """Stage 1: token loss, weighted category loss and, with the item path, item loss; nats a target, scalars.
@@ -341,6 +352,9 @@ class REG4Rec(SequentialRecommender):
         """A finite score for every item, float32 ``[B, items + 1]``."""
         ranking = self._rank(interaction)
         self.checks = ranking.paths.checks if ranking.paths is not None else ()
+        if self.keeps_rest:
+            kinds = {name: scores for name, scores in ranking.evidence.items() if name != "reason"}
+            self.rest = self.weights.combine(kinds)
         return ranking.scores
 
     def rank(self, items: Tensor, lengths: Tensor, seen: Tensor | None = None, search: bool = False) -> Ranking:

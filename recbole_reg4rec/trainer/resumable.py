@@ -18,6 +18,7 @@ from recbole_reg4rec.trainer.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
+from recbole_reg4rec.trainer.item_stop import ItemStop
 from recbole_reg4rec.trainer.stages import Stage
 
 
@@ -45,6 +46,7 @@ class ResumableTrainer(Trainer):
     stages: Sequence[Stage]
     stage: Stage
     stage_number: int
+    item_stop: ItemStop | None
     _stage_steps: int
     _stage_score: float | None
     _entry_weights: dict[str, Tensor] | None
@@ -87,6 +89,8 @@ class ResumableTrainer(Trainer):
             state.update(optimizer=self.optimizer.state_dict(), scaler=self._scaler.state_dict(), random=random_state())
             if self._entry_weights is not None:
                 state["entry_weights"] = self._entry_weights
+            if self.item_stop is not None:
+                state["item_stop"] = self.item_stop.state()
         save_checkpoint(path, state)
 
     def _other_parameters(self) -> dict[str, Any]:
@@ -112,6 +116,8 @@ class ResumableTrainer(Trainer):
             self.stage.begin()
             self.model.load_state_dict(state["state_dict"])
         self._take_progress(state)
+        if self.item_stop is not None:
+            self.item_stop.load(state["item_stop"])
         self.start_epoch, self.finished = state["epoch"] + 1, state["finished"] and state["epoch"] + 1 >= self.epochs
         collapsed = bool(self.epochs_log) and "collapsed" in self.epochs_log[-1]
         self.finished = self.finished or collapsed or state["cur_step"] > self.stopping_step

@@ -24,6 +24,7 @@ from recbole_reg4rec.trainer.checkpoint import check_checkpoint_path, save_check
 from recbole_reg4rec.trainer.collector import RankCollector
 from recbole_reg4rec.trainer.gate_fit import GateFit, fit_gate
 from recbole_reg4rec.trainer.heap import release_free_memory
+from recbole_reg4rec.trainer.item_stop import item_stop
 from recbole_reg4rec.trainer.protocols import BothProtocols
 from recbole_reg4rec.trainer.resumable import ResumableTrainer
 from recbole_reg4rec.trainer.schedule import rate_factor
@@ -88,6 +89,7 @@ class SequenceTrainer(ResumableTrainer):
         self._scaler = torch.amp.GradScaler("cuda", enabled=self._amp is torch.float16)
         self._eval_dataset: Any = None
         self._mask_history = bool(config["mask_history"])
+        self.item_stop = item_stop(config, model)
         self._both: BothProtocols | None = None
 
     @staticmethod
@@ -212,9 +214,11 @@ class SequenceTrainer(ResumableTrainer):
                 improved = self._validate(epoch, valid_data, entry, verbose, show_progress)
             self.epochs_log.append(entry)
             self.finished = self.finished or epoch + 1 == self.epochs
+            if saved and improved and ("valid" in entry or not validates):
+                self._save(self.best_file, epoch)
+            if self.item_stop is not None and self.item_stop.settle():
+                self.logger.info("The item path goes back to where it validated best without paths, and stays there")
             if saved:
-                if improved and ("valid" in entry or not validates):
-                    self._save(self.best_file, epoch)
                 self._save(self.last_file, epoch)
             if callback_fn and "valid" in entry:
                 callback_fn(total_epoch, entry["valid_score"])
@@ -226,6 +230,8 @@ class SequenceTrainer(ResumableTrainer):
 
     def _validate(self, epoch: int, valid_data: Any, entry: dict[str, Any], verbose: bool, show_progress: bool) -> bool:
         begin = perf_counter()
+        if self.item_stop is not None:
+            self.item_stop.begin()
         result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
         score = calculate_valid_score(result, self.valid_metric)
         bigger = self.valid_metric_bigger
@@ -236,6 +242,8 @@ class SequenceTrainer(ResumableTrainer):
         # A stage stops by its own scores; of two stages the later one has to be better to win.
         if improved and self.winner not in (None, self.stage.name):
             improved = better(score, self.best_valid_score, bigger)
+        if self.item_stop is not None:
+            entry.update(self.item_stop.judge())
         entry.update(valid=dict(result), valid_score=float(score), valid_seconds=round(perf_counter() - begin, 3))
         if improved:
             self.best_valid_score, self.best_valid_result, self.winner = score, dict(result), self.stage.name
@@ -375,10 +383,13 @@ class SequenceTrainer(ResumableTrainer):
             release_free_memory()
         if checks := getattr(self.model, "checks", ()):
             self.pruning.add(checks, positive_i)
+        seen = None
         if self._mask_history or self._both is not None:
-            rows, items = self._eval_dataset.seen_items(interaction)
+            seen = rows, items = self._eval_dataset.seen_items(interaction)
             if self._both is not None:
                 self._both.add(scores, positive_i, interaction[LOG_POSITION], rows, items)
             if self._mask_history:
                 scores[rows.to(scores.device), items.to(scores.device)] = -torch.inf
+        if self.item_stop is not None:
+            self.item_stop.add(positive_i, seen if self._mask_history else None)
         return interaction, scores, positive_u, positive_i

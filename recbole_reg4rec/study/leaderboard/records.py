@@ -93,6 +93,8 @@ class RunRecord:
 _ADDED = {"softmax_items": 20_000}
 # The same, of stage 2: runs without it took no notice of them.
 _ADDED_TO_ALIGNMENT = {"align_kl_share": 0.25}
+# What there was not before, and what is the same as that.
+_NONE_BEFORE = {"item_stopping_step": 0}
 
 
 def _as_trained(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -104,7 +106,7 @@ def _as_trained(content: Mapping[str, Any]) -> Mapping[str, Any]:
     settings, codewords = dict(content["settings"]), content.get("tokenizer", {}).get("codewords")
     items = int(content["data"]["items"])
     if content["model"] == "REG4Rec":
-        added: dict[str, Any] = {name: value for name, value in _ADDED.items() if items <= value}
+        added: dict[str, Any] = {name: value for name, value in _ADDED.items() if items <= value} | _NONE_BEFORE
         if settings.get("stages") == ["supervised"]:
             added |= _ADDED_TO_ALIGNMENT
         settings = {**added, **settings}
