@@ -154,7 +154,6 @@ class Sampler:
                     rows, places, parent, entered, None, OpenTokens(candidates=candidates), paths, nodes, nodes
                 )
                 walk.log_probs.append(_log_probs(scorer, states, level, self.temperature))
-                walk.hidden.append(states)
                 groups.levels.append(level)
                 self._answer(groups, reasoner, level, walk.log_probs[-1], states, closed, wanted[paths], step)
                 break
@@ -172,7 +171,6 @@ class Sampler:
             tokens = allowed.token(nodes, columns)
             groups.levels.append(Level(rows, places, parent, entered, book, allowed, paths, nodes, columns))
             walk.log_probs.append(log_probs)
-            walk.hidden.append(states)
             groups.books[paths, step], groups.tokens[paths, step] = book[nodes], tokens
             # From here on the nodes of the next step.
             words = self.catalogue.codewords

@@ -11,7 +11,7 @@ from recbole_reg4rec.study.trained import load_trained
 from recbole_reg4rec.trainer import trainer as trainer_module
 from recbole_reg4rec.trainer.weights import WeightFit
 
-ALL = {"item_path": True, "memory": True, "repeat": True, "epochs": 2}
+ALL = {"item_path": True, "memory": True, "repeat": True, "epochs": 2, "gate": False}
 CHOSEN = {"reason": 0.1, "recognise": 1.0, "remember": 1.0, "repeat": 2.0}
 
 
@@ -79,7 +79,10 @@ def test_models_of_one_kind_of_evidence_have_nothing_to_weigh(toy):
 
 
 def test_the_real_search_runs_on_validation(toy):
-    record = toy.run(**ALL)
+    record = toy.run(**{**ALL, "gate": True})
     fit = record["weights"]
     assert fit["users"] == 60 and fit["valid_score"] >= fit["given_valid_score"]
-    assert record["valid"]["ndcg@10"] == pytest.approx(fit["valid_score"], abs=1e-6)
+    assert record["gate"]["users"] == 60
+    assert record["gate"]["given_valid_score"] == pytest.approx(fit["valid_score"], abs=1e-6)
+    if not record["gate"]["kept"]:
+        assert record["valid"]["ndcg@10"] == pytest.approx(fit["valid_score"], abs=1e-6)
