@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recbole_reg4rec.model.softmax import BUFFER
+from recbole_reg4rec.model.softmax import buffer_for
 
 
-def pair_scores(queries: Tensor, items: Tensor, rows: Tensor, columns: Tensor, buffer: int = BUFFER) -> Tensor:
+def pair_scores(queries: Tensor, items: Tensor, rows: Tensor, columns: Tensor, buffer: int | None = None) -> Tensor:
     """Products of single rows with single items, ``queries[rows[s]] . items[columns[s]]``: float32 ``[S]``.
 
     Args:
         queries: float32 ``[R, d]``.
         items: float32 ``[items + 1, d]``.
         rows, columns: int64 ``[S]``.
-        buffer: numbers held at a time.
+        buffer: numbers held at a time; `buffer_for` the device when not given.
     """
-    return _PairScores.apply(queries, items, rows, columns, buffer)
+    return _PairScores.apply(queries, items, rows, columns, buffer or buffer_for(queries.device))
 
 
 class _PairScores(torch.autograd.Function):
@@ -55,7 +55,7 @@ class _PairScores(torch.autograd.Function):
 
 
 def book_marginals(
-    states: Tensor, items: Tensor, codes: Tensor, books: Tensor, codewords: int, buffer: int = BUFFER
+    states: Tensor, items: Tensor, codes: Tensor, books: Tensor, codewords: int, buffer: int | None = None
 ) -> Tensor:
     """``log sum_{i carries k} softmax(states @ items.T)[i]``, for the tokens k of one codebook a row: ``[R, K]``.
 
@@ -67,9 +67,11 @@ def book_marginals(
         codes: int64 ``[items + 1, M]``.
         books: int64 ``[R]``.
         codewords: K.
-        buffer: logits held at a time.
+        buffer: logits held at a time; `buffer_for` the device when not given.
     """
-    return _BookMarginals.apply(states, items, codes, books, codewords, buffer)
+    # Shares are what probabilities are made of: mixed precision ends before them.
+    with torch.autocast(states.device.type, enabled=False):
+        return _BookMarginals.apply(states, items, codes, books, codewords, buffer or buffer_for(states.device))
 
 
 class _BookMarginals(torch.autograd.Function):

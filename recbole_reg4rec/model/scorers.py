@@ -196,7 +196,7 @@ class CatalogueScorer:
 
     def item_log_probs(self, hidden: Tensor) -> Tensor:
         """Before the first token: ``[R, h]`` to float32 ``[R, items + 1]``; the padding item never wins."""
-        logits = self._queries(hidden) @ self._vectors.T
+        logits = _products(self._queries(hidden), self._vectors)
         logits[:, 0] = -1e4
         return logits.log_softmax(-1)
 
@@ -295,7 +295,7 @@ class CatalogueScorer:
         """Shares of all tokens before the first is taken, a path a column: ``[R, h]`` to float32 ``[M, K, R]``."""
         catalogue = self._catalogue
         # A row an item throughout, see `token_shares`; nothing is turned around.
-        logits = self._vectors @ self._queries(hidden).T
+        logits = _products(self._vectors, self._queries(hidden))
         logits[0] = NEVER
         shares = F.embedding_bag(catalogue.postings, logits.softmax(0), catalogue.starts, mode="sum")
         return shares.view(catalogue.codebooks, catalogue.codewords, -1)
@@ -360,6 +360,12 @@ class CatalogueScorer:
         left = _Left(items, owners, scores, weights, totals, largest)
         self._asked = hidden, candidates, left
         return left
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right.T`` in float32 in mixed precision too: sampled and replayed probabilities must be the same."""
+    with torch.autocast(left.device.type, enabled=False):
+        return left @ right.T
 
 
 @dataclass(frozen=True)

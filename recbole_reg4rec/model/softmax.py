@@ -15,6 +15,13 @@ from torch.autograd.function import once_differentiable
 
 # Logits held at a time, about 6 MB: what a processor's cache may hold beside the operands.
 BUFFER = 1_500_000
+# On a GPU, where every piece costs the time that its kernels take to start, about 500 MB.
+_GPU_BUFFER = 1 << 27
+
+
+def buffer_for(device: torch.device) -> int:
+    """Numbers that are best held at a time on a device."""
+    return BUFFER if device.type == "cpu" else _GPU_BUFFER
 
 
 def catalogue_cross_entropy(
@@ -23,7 +30,7 @@ def catalogue_cross_entropy(
     targets: Tensor,
     extra: tuple[Tensor, Tensor, Tensor] | None = None,
     padding: bool = False,
-    buffer: int = BUFFER,
+    buffer: int | None = None,
 ) -> Tensor:
     """Mean of ``-log softmax(states @ items.T + extra)[target]``; scalar, nats.
 
@@ -34,9 +41,10 @@ def catalogue_cross_entropy(
         extra: a sparse table to add to the logits: rows int64 ``[S]``, ascending, items int64 ``[S]``, values float
             ``[S]``; an entry given twice counts twice.
         padding: let the padding item 0 take part, as it does in RecBole's own losses.
-        buffer: logits held at a time.
+        buffer: logits held at a time; `buffer_for` the device when not given.
     """
     rows, columns, values = extra if extra is not None else (None, None, None)
+    buffer = buffer or buffer_for(states.device)
     return _CatalogueCrossEntropy.apply(states, items, values, rows, columns, targets, padding, buffer)
 
 

@@ -150,7 +150,7 @@ def tokenize_data(config: Any, data: PreparedData) -> Tokenized:
         categories = build_item_categories(config, train, features)
     cache = Path(config["tokenizer_cache"] or Path(config["checkpoint_dir"]) / "tokenizer")
     settings = tokenizer_settings(config, int(features.known.sum()))
-    codes = tokenize_items(features, categories, settings, cache, bool(config["show_progress"]))
+    codes = tokenize_items(features, categories, settings, cache, bool(config["show_progress"]), config["device"])
     if codes.report["collisions"]:
         getLogger().warning(
             "%d items still share their tuple of tokens: %d codebooks of %d codewords are too few for the catalogue; "

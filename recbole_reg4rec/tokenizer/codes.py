@@ -107,15 +107,19 @@ def tokenize_items(
     settings: AnySettings,
     cache_dir: Path,
     show_progress: bool = False,
+    device: torch.device | str = "cpu",
 ) -> ItemCodes:
     """Codes of all items, from the cache when features, categories and settings are the same to the last bit.
+
+    On another kind of ``device`` they were trained with other roundings, so that each kind has its own in the cache.
 
     Of several processes that want the same codes at the same time one makes them, and the others wait.
 
     Raises:
         UserError: more codewords than items, or the cache folder cannot be written.
     """
-    fingerprint = _fingerprint(features, categories, settings)
+    device = torch.device("cpu") if isinstance(settings, OPQSettings) else torch.device(device)
+    fingerprint = _fingerprint(features, categories, settings, device.type)
     path = cache_dir / f"codes-{fingerprint}.npz"
     cached = _load(path, fingerprint, (len(features.matrix), settings.codebooks))
     if cached is not None:
@@ -130,7 +134,7 @@ def tokenize_items(
         if cached is not None:
             return cached
         begin = perf_counter()
-        codes, report = _fit(features, categories, settings, show_progress)
+        codes, report = _fit(features, categories, settings, show_progress, device)
         result = ItemCodes(codes, settings.codewords, report, perf_counter() - begin, False, fingerprint)
         _save(path, result)
     return result
@@ -146,10 +150,14 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _fit(
-    features: ItemFeatures, categories: ItemCategories, settings: AnySettings, show_progress: bool
+    features: ItemFeatures,
+    categories: ItemCategories,
+    settings: AnySettings,
+    show_progress: bool,
+    device: torch.device,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     rows, known = torch.from_numpy(features.matrix[1:]), features.known[1:]
-    model = _fit_quantiser(features, settings, show_progress)
+    model = _fit_quantiser(features, settings, show_progress, device)
     with torch.no_grad():
         assign = _assign_levels if isinstance(model, RQVAE) else _assign_parallel
         first, resolved = assign(model, rows, known, settings)
@@ -175,12 +183,12 @@ def _fit(
     return np.concatenate([np.zeros((1, settings.codebooks), dtype=np.int64), resolved.codes]), report
 
 
-def _fit_quantiser(features: ItemFeatures, settings: AnySettings, show_progress: bool) -> Any:
+def _fit_quantiser(features: ItemFeatures, settings: AnySettings, show_progress: bool, device: torch.device) -> Any:
     if isinstance(settings, RQVAESettings):
-        return fit_rqvae(features.matrix, features.known, settings, show_progress)
+        return fit_rqvae(features.matrix, features.known, settings, show_progress, device)
     if isinstance(settings, OPQSettings):
         return fit_opq(features.matrix, features.known, settings, show_progress)
-    return fit_mpq(features.matrix, features.known, settings, show_progress)
+    return fit_mpq(features.matrix, features.known, settings, show_progress, device)
 
 
 def _groups(known: np.ndarray, at_once: int) -> Iterator[np.ndarray]:
@@ -226,11 +234,12 @@ def _assign_levels(model: RQVAE, rows: Tensor, known: np.ndarray, settings: AnyS
     return first, append_digits(first, settings.codewords, distances, last=~known)
 
 
-def _fingerprint(features: ItemFeatures, categories: ItemCategories, settings: AnySettings) -> str:
+def _fingerprint(features: ItemFeatures, categories: ItemCategories, settings: AnySettings, device: str) -> str:
     """Of everything that codes and report depend on."""
     digest = hashlib.sha256()
     arrays = [features.matrix, features.known, categories.members]
     kind = [] if isinstance(settings, TokenizerSettings) else [settings.kind]
+    kind += [device] if device != "cpu" else []
     head = [ALGORITHM, *kind, asdict(settings), features.parts, features.counts, [array.shape for array in arrays]]
     digest.update(json.dumps(head, sort_keys=True).encode())
     for array in arrays:

@@ -51,7 +51,13 @@ def default_codewords(items: int) -> int:
     return int(min(4096, max(8, 2 ** round(np.log2(target))), max(items, 2)))
 
 
-def fit_mpq(features: np.ndarray, known: np.ndarray, settings: TokenizerSettings, show_progress: bool = False) -> MPQ:
+def fit_mpq(
+    features: np.ndarray,
+    known: np.ndarray,
+    settings: TokenizerSettings,
+    show_progress: bool = False,
+    device: torch.device | str = "cpu",
+) -> MPQ:
     """Trains the quantiser on the items that have features; the same input and seed give the same weights.
 
     Args:
@@ -59,6 +65,10 @@ def fit_mpq(features: np.ndarray, known: np.ndarray, settings: TokenizerSettings
         known: bool ``[items + 1]``, items to fit on.
         settings: sizes, weights of the losses, schedule.
         show_progress: draw a progress bar.
+        device: where it trains; k-means before it is the processor's, and what is drawn at random comes from there too.
+
+    Returns:
+        the quantiser, on the processor.
 
     Raises:
         UserError: more codewords than items with features.
@@ -73,8 +83,8 @@ def fit_mpq(features: np.ndarray, known: np.ndarray, settings: TokenizerSettings
             principal_axes(data), settings.codebooks, settings.codewords, settings.hidden, settings.dim, settings.route
         )
         _start_codebooks(model, data, settings)
-        _train(model, data, settings, show_progress)
-    return model.eval()
+        _train(model.to(device), data.to(device), settings, show_progress)
+    return model.cpu().eval()
 
 
 def check_codewords(codewords: int, items: int) -> None:
@@ -125,9 +135,9 @@ def _train(model: MPQ, data: Tensor, settings: TokenizerSettings, show_progress:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, settings.epochs * batches))
     bar = tqdm(range(settings.epochs), desc="Tokenizer (MPQ)", unit="epoch", disable=not show_progress, ncols=100)
     for epoch in bar:
-        used = torch.zeros(settings.codebooks, settings.codewords, dtype=torch.bool)
-        total = 0.0
-        for rows in torch.randperm(len(data))[:_EPOCH_ITEMS].split(settings.batch_size):
+        used = torch.zeros(settings.codebooks, settings.codewords, dtype=torch.bool, device=data.device)
+        total = torch.zeros((), device=data.device)
+        for rows in torch.randperm(len(data))[:_EPOCH_ITEMS].to(data.device).split(settings.batch_size):
             out = model(data[rows])
             loss = (
                 out.reconstruction_loss
@@ -140,11 +150,11 @@ def _train(model: MPQ, data: Tensor, settings: TokenizerSettings, show_progress:
             optimizer.step()
             schedule.step()
             used.scatter_(1, out.codes.T, True)
-            total += float(out.reconstruction_loss.detach()) * len(rows)
+            total += out.reconstruction_loss.detach() * len(rows)
         # The last tenth only settles what is there.
         if epoch < 0.9 * settings.epochs:
             _restart_dead(model, data, used)
-        bar.set_postfix(loss=f"{total / min(len(data), _EPOCH_ITEMS):.4f}", used=f"{used.float().mean():.2f}")
+        bar.set_postfix(loss=f"{float(total) / min(len(data), _EPOCH_ITEMS):.4f}", used=f"{used.float().mean():.2f}")
 
 
 @torch.no_grad()
@@ -153,5 +163,5 @@ def _restart_dead(model: MPQ, data: Tensor, used: Tensor) -> None:
     for book in range(model.codebooks):
         dead = torch.nonzero(~used[book]).squeeze(1)
         if len(dead):
-            chosen = torch.randint(len(data), (len(dead),))
+            chosen = torch.randint(len(data), (len(dead),)).to(data.device)
             model.codewords_table[book, dead] = model.encode(data[chosen])[book]

@@ -105,7 +105,13 @@ def _layers(widths: list[int]) -> nn.Sequential:
     return nn.Sequential(*parts[:-1])
 
 
-def fit_rqvae(features: np.ndarray, known: np.ndarray, settings: RQVAESettings, show_progress: bool = False) -> RQVAE:
+def fit_rqvae(
+    features: np.ndarray,
+    known: np.ndarray,
+    settings: RQVAESettings,
+    show_progress: bool = False,
+    device: torch.device | str = "cpu",
+) -> RQVAE:
     """Trains the quantiser on the items that have features; the same input and seed give the same weights.
 
     Args:
@@ -113,6 +119,10 @@ def fit_rqvae(features: np.ndarray, known: np.ndarray, settings: RQVAESettings, 
         known: bool ``[items + 1]``, items to fit on.
         settings: sizes, schedule.
         show_progress: draw a progress bar.
+        device: where it trains; k-means before it is the processor's, and what is drawn at random comes from there too.
+
+    Returns:
+        the quantiser, on the processor.
 
     Raises:
         UserError: more codewords than items with features.
@@ -124,8 +134,8 @@ def fit_rqvae(features: np.ndarray, known: np.ndarray, settings: RQVAESettings, 
         data = torch.from_numpy(np.ascontiguousarray(features[known]))
         model = RQVAE(data.shape[1], settings.hidden, settings.dim, settings.levels, settings.codewords)
         _start_codebooks(model, data, settings)
-        _train(model, data, settings, show_progress)
-    return model.eval().requires_grad_(False)
+        _train(model.to(device), data.to(device), settings, show_progress)
+    return model.cpu().eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -145,20 +155,20 @@ def _train(model: RQVAE, data: Tensor, settings: RQVAESettings, show_progress: b
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, settings.epochs * batches))
     bar = tqdm(range(settings.epochs), desc="Tokenizer (RQ-VAE)", unit="epoch", disable=not show_progress, ncols=100)
     for epoch in bar:
-        used = torch.zeros(settings.levels, settings.codewords, dtype=torch.bool)
-        total = 0.0
-        for rows in torch.randperm(len(data)).split(settings.batch_size):
+        used = torch.zeros(settings.levels, settings.codewords, dtype=torch.bool, device=data.device)
+        total = torch.zeros((), device=data.device)
+        for rows in torch.randperm(len(data)).to(data.device).split(settings.batch_size):
             codes, loss, reconstruction = model(data[rows], settings.commitment)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
             used.scatter_(1, codes.T, True)
-            total += float(reconstruction) * len(rows)
+            total += reconstruction.detach() * len(rows)
         # The last tenth only settles what is there.
         if epoch < 0.9 * settings.epochs:
             _restart_dead(model, data, used)
-        bar.set_postfix(loss=f"{total / len(data):.4f}", used=f"{used.float().mean():.2f}")
+        bar.set_postfix(loss=f"{float(total) / len(data):.4f}", used=f"{used.float().mean():.2f}")
 
 
 @torch.no_grad()
@@ -167,5 +177,5 @@ def _restart_dead(model: RQVAE, data: Tensor, used: Tensor) -> None:
     for level in range(len(used)):
         dead = torch.nonzero(~used[level]).squeeze(1)
         if len(dead):
-            chosen = torch.randint(len(data), (len(dead),))
+            chosen = torch.randint(len(data), (len(dead),)).to(data.device)
             model.codewords[level, dead] = model.quantise(model.encoder(data[chosen]))[1][:, level]

@@ -35,6 +35,8 @@ _SECOND_STAGE = ("align_", "reward_", "stages")
 def binding_settings(settings: Mapping[str, Any], first_stage: bool = False) -> dict[str, Any]:
     """Those settings that a checkpoint belongs to; with ``first_stage`` those that its first stage belongs to."""
     binding = {name: value for name, value in sorted(settings.items()) if name not in _FREE}
+    if "enable_amp" in binding and str(settings.get("device", "")) == "cpu":
+        binding["enable_amp"] = False  # which is all that it can come to there
     if first_stage or "alignment" not in (settings.get("stages") or ()):
         return {name: value for name, value in binding.items() if not name.startswith(_SECOND_STAGE)}
     return binding

@@ -8,11 +8,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 
 from recbole_reg4rec.config import resolved_settings
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.study.benchmark.machine import machine_rates
+from recbole_reg4rec.study.benchmark.machine import gpu_rates, machine_rates
 from recbole_reg4rec.study.benchmark.memory import resident_mb, restart_peak
 from recbole_reg4rec.study.benchmark.operations import decoding_operations, shapes_of, training_operations
 from recbole_reg4rec.study.benchmark.shares import profile
@@ -50,8 +51,11 @@ class Bench:
         return task(request)
 
     def machine(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Rates of the machine, see `machine.machine_rates`."""
-        return machine_rates(request["seconds"])
+        """Rates of the machine, see `machine.machine_rates`; ``gpu``: those of the GPU, None without one in use."""
+        gpu = None
+        if request["gpu"] is not None and torch.cuda.is_available():
+            gpu = gpu_rates(request["seconds"], torch.device("cuda", request["gpu"]))
+        return {**machine_rates(request["seconds"]), "gpu": gpu}
 
     def prepare(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Reads a data set and, for a model of tokens, fits its codes, which are kept for whoever loads it next.

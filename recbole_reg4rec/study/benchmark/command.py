@@ -152,14 +152,17 @@ def _teller(bar: Any) -> Tell:
 
 def _rates(helper: Worker, options: Options, tell: Tell) -> dict[str, Any]:
     tell("matrix products")
-    return helper.ask({"do": "machine", "seconds": options.seconds})
+    settings = options.settings
+    used = settings.get("use_gpu", "true").lower() != "false"
+    number = settings.get("gpu_id", "0").strip("[]() ").partition(",")[0]
+    return helper.ask({"do": "machine", "seconds": options.seconds, "gpu": int(number) if used else None})
 
 
 def _better(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Of two measurements of the machine the better figure each: what disturbed one of them was somebody else."""
     products = {shape: max(rate, other["gemm_gflops"][shape]) for shape, rate in one["gemm_gflops"].items()}
     best = {name: max(one[name], other[name]) for name in ("best_gflops", "copy_gb_a_second")}
-    return {"gemm_gflops": products, **best}
+    return {"gemm_gflops": products, **best, "gpu": other["gpu"]}
 
 
 def _as_dict(goal: Goal) -> dict[str, Any]:

@@ -154,13 +154,9 @@ def growth_goals(
     return found
 
 
-def peak(found: Mapping[str, Any], part: str, contender: str) -> float:
-    """Largest peak of a contender's slices, MB."""
-    return max(
-        slice_["peak_memory_mb"]
-        for slice_ in found["slices"]
-        if (slice_["part"], slice_["contender"]) == (part, contender)
-    )
+def peak(found: Mapping[str, Any], part: str, contender: str, kind: str = "peak_memory_mb") -> float:
+    """Largest peak of a contender's slices, MB; ``kind``: of which memory."""
+    return max(slice_[kind] for slice_ in found["slices"] if (slice_["part"], slice_["contender"]) == (part, contender))
 
 
 def libraries(found: Mapping[str, Any], contender: str) -> float:

@@ -44,10 +44,10 @@ def markdown(
         goals: judged.
         exponents: see `goals.growth`; empty without synthetic catalogues.
     """
-    machine, best = content["machine"], content["machine"]["best_gflops"]
+    machine = content["machine"]
     parts = [
         "# Benchmark",
-        f"{machine['processor']}, {_threads(options.threads)}; torch {content['versions']['torch']}, "
+        f"{_hardware(machine)}, {_threads(options.threads)}; torch {content['versions']['torch']}, "
         f"{content['versions']['platform']}; {content['started']}. {_load(content['load_before'])}",
         "## Ratios against the goals",
         _verdicts(goals),
@@ -55,7 +55,7 @@ def markdown(
     if goals:
         parts.append(tables.goal_table(goals))
     for dataset, found in content["datasets"].items():
-        parts += _dataset(dataset, found, options.contenders, best)
+        parts += _dataset(dataset, found, options.contenders, machine)
     parts += ["## Reading data and fitting codes", tables.preparation_table(content["datasets"])]
     if content["scale"]:
         parts += [
@@ -73,7 +73,9 @@ def markdown(
     return "\n\n".join([*parts, *_method(options, machine)]) + "\n"
 
 
-def _dataset(dataset: str, found: Mapping[str, Any], contenders: Sequence[Contender], best: float) -> list[str]:
+def _dataset(
+    dataset: str, found: Mapping[str, Any], contenders: Sequence[Contender], machine: Mapping[str, Any]
+) -> list[str]:
     parts = [f"## {dataset}"]
     for title, part in (("Training", TRAIN), ("Full-sort evaluation", EVALUATE)):
         if any(slice_["part"] == part for slice_ in found["slices"]):
@@ -88,8 +90,13 @@ def _dataset(dataset: str, found: Mapping[str, Any], contenders: Sequence[Conten
     if found["accuracy"]:
         parts += ["### Accuracy of what is timed, on test", tables.accuracy_table(found)]
     if any("operations" in entry for entry in found["contenders"].values()):
-        parts += ["### Against the bound", tables.bound_table(found, contenders, best)]
+        parts += ["### Against the bound", tables.bound_table(found, contenders, machine)]
     return parts + _failures(dataset, found)
+
+
+def _hardware(machine: Mapping[str, Any]) -> str:
+    gpu = machine.get("gpu")
+    return f"{gpu['name']} beside {machine['processor']}" if gpu else str(machine["processor"])
 
 
 def _failures(where: str, found: Mapping[str, Any]) -> list[str]:
@@ -136,5 +143,20 @@ def _method(options: Options, machine: Mapping[str, Any]) -> list[str]:
         f"Matrix products in float32, 10^9 operations a second: {products}; best {machine['best_gflops']:.1f}. "
         f"Copying: {machine['copy_gb_a_second']:.1f} GB/s read and written. Measured before and after, the better "
         "counts.",
+        *_gpu(machine),
         f"```\n{command_line(options)}\n```",
+    ]
+
+
+def _gpu(machine: Mapping[str, Any]) -> list[str]:
+    gpu = machine.get("gpu")
+    if not gpu:
+        return []
+    products = "; ".join(
+        f"{name}: " + ", ".join(f"{shape}: {rate:,.0f}" for shape, rate in rates.items())
+        for name, rates in gpu["gemm_gflops"].items()
+    )
+    return [
+        f"The GPU's matrix products, 10^9 operations a second: {products}. Copying: {gpu['copy_gb_a_second']:,.0f} GB/s. "
+        "The bound is that of float32 on the device that a model ran on, whatever the precision of the model."
     ]

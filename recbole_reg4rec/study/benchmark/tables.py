@@ -45,6 +45,7 @@ def _goal_rows(goals: Sequence[Goal], strong: str) -> list[list[str]]:
 
 def speed_table(found: Mapping[str, Any], contenders: Sequence[Contender], part: str) -> str:
     """A line a contender whose training or evaluation was timed."""
+    on_gpu = any(slice_.get("peak_gpu_memory_mb") for slice_ in found["slices"])
     unit, other = ("targets", PREFIXES) if part == TRAIN else ("users", WHOLE)
     rows = []
     for contender in contenders:
@@ -65,11 +66,13 @@ def speed_table(found: Mapping[str, Any], contenders: Sequence[Contender], part:
                 f"{peak(found, part, contender.name):.0f}",
                 f"{found['contenders'][contender.name]['loaded_mb']:.0f}",
                 f"{libraries(found, contender.name):.0f}",
+                *([f"{peak(found, part, contender.name, 'peak_gpu_memory_mb'):.0f}"] if on_gpu else []),
                 str(batches),
             ]
         )
     times = [f"against {other}", f"{unit}/s", "range", f"ms a {unit[:-1]}"]
-    return table(["model", "", *times, "peak MB", "before MB", "libraries MB", "batches"], rows)
+    memory = ["peak MB", "before MB", "libraries MB", *(["peak MB of the GPU"] if on_gpu else [])]
+    return table(["model", "", *times, *memory, "batches"], rows)
 
 
 def share_table(found: Mapping[str, Any]) -> str:
@@ -133,23 +136,23 @@ def scale_table(scale: Mapping[int, Mapping[str, Any]], exponents: Mapping[str, 
     return table(header, rows)
 
 
-def bound_table(found: Mapping[str, Any], contenders: Sequence[Contender], best_gflops: float) -> str:
-    """A line a REG4Rec and part: operations, and the share of the rate of matrix products that they come to."""
+def bound_table(found: Mapping[str, Any], contenders: Sequence[Contender], machine: Mapping[str, Any]) -> str:
+    """A line a REG4Rec and part: operations, and the share of its device's rate of matrix products they come to."""
     rows = []
     for contender in contenders:
         name = contender.name
         entry = found["contenders"].get(name, {})
-        if "operations" not in entry or entry["device"] != "cpu":
+        if "operations" not in entry:
             continue
+        on_gpu = entry["device"] != "cpu" and machine.get("gpu")
+        best = machine["gpu"]["best_gflops"]["float32"] if on_gpu else machine["best_gflops"]
         for part, unit, title in ((TRAIN, "target", "training, stage 1"), (EVALUATE, "user", "evaluation")):
             values = list(rates(found, part, name).values())
             # Of stage 2 nothing is counted: its paths are sampled.
             if values and not (contender.aligns and part == TRAIN):
                 operations = entry["operations"][unit]
                 gflops = operations * median(values) / 1e9
-                rows.append(
-                    [name, title, f"{operations / 1e6:.2f}", f"{gflops:.1f}", f"**{gflops / best_gflops:.0%}**"]
-                )
+                rows.append([name, title, f"{operations / 1e6:.2f}", f"{gflops:.1f}", f"**{gflops / best:.1%}**"])
     header = ["model", "", "10^6 operations a target or user", "10^9 a second", "of the rate of matrix products"]
     return table(header, rows)
 

@@ -147,11 +147,11 @@ def test_as_users_run_it(toy):
 def test_a_worker_that_dies_says_why(tmp_path):
     worker = WorkerProcess("worker", tmp_path / "room", 1)
     try:
-        assert worker.ask({"do": "machine", "seconds": 0.01})["best_gflops"] > 0
+        assert worker.ask({"do": "machine", "seconds": 0.01, "gpu": None})["best_gflops"] > 0
         with pytest.raises(UserError, match="worker ended while it was to dance: KeyError: 'dance'"):
             worker.ask({"do": "dance"})
         with pytest.raises(UserError, match="KeyError: 'dance'"):
-            worker.ask({"do": "machine", "seconds": 0.01})
+            worker.ask({"do": "machine", "seconds": 0.01, "gpu": None})
     finally:
         worker.close()
         worker.close()
