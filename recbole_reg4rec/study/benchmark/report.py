@@ -157,6 +157,6 @@ def _gpu(machine: Mapping[str, Any]) -> list[str]:
         for name, rates in gpu["gemm_gflops"].items()
     )
     return [
-        f"The GPU's matrix products, 10^9 operations a second: {products}. Copying: {gpu['copy_gb_a_second']:,.0f} GB/s. "
-        "The bound is that of float32 on the device that a model ran on, whatever the precision of the model."
+        f"The GPU's matrix products, 10^9 operations a second: {products}. Copying: {gpu['copy_gb_a_second']:,.0f} "
+        "GB/s. The bound is that of float32 on the device that a model ran on, whatever the precision of the model."
     ]
