@@ -14,6 +14,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.utils import set_color
 
 from recbole_reg4rec.config import resolved_settings
+from recbole_reg4rec.study.kept_tokens import keep_tokens, kept_tokens
 from recbole_reg4rec.study.pipeline import (
     PreparedData,
     Tokenized,
@@ -26,6 +27,7 @@ from recbole_reg4rec.study.pipeline import (
     tokenize_data,
 )
 from recbole_reg4rec.study.report import tokenizer_table
+from recbole_reg4rec.trainer.checkpoint import load_checkpoint
 from recbole_reg4rec.trainer.protocols import BothProtocols
 from recbole_reg4rec.trainer.trainer import SequenceTrainer
 
@@ -61,8 +63,13 @@ class Outcome:
     seconds: float
 
 
-def assemble(config: Any, checkpoint: str | Path | None = None) -> Job:
+def assemble(config: Any, checkpoint: str | Path | None = None, resume: bool = False) -> Job:
     """Reads the data, makes codes where the model needs them, builds model and trainer; nothing is trained yet.
+
+    Args:
+        config: of the run.
+        checkpoint: file of the best model, if not where the settings lead to.
+        resume: training will go on where it was, so that the codes are those it was begun with.
 
     Raises:
         UserError: any mistake that the user can mend.
@@ -83,14 +90,29 @@ def assemble(config: Any, checkpoint: str | Path | None = None) -> Job:
             statistics.users,
         )
     data_seconds = perf_counter() - begin
-    tokens = tokenize_data(config, data) if getattr(config.model_class, "needs_tokens", False) else None
+    tokens = _tokens(config, settings, data, last if resume else None)
     if tokens is not None:
         logger.info("%s\n%s", set_color("tokenizer", "pink"), tokenizer_table(tokens.codes.report))
     recommender = build_model(config, data, tokens)
     logger.info(recommender)
     stages = build_stages(config, recommender, data)
-    trainer = SequenceTrainer(config, recommender, settings, best, last, data_fingerprint(data, tokens), stages)
+    kept = keep_tokens(tokens, data.train._dataset) if tokens is not None else None
+    fingerprint = data_fingerprint(data, tokens)
+    trainer = SequenceTrainer(config, recommender, settings, best, last, fingerprint, stages, kept)
     return Job(config, settings, name, best, last, data, tokens, recommender, trainer, data_seconds)
+
+
+def _tokens(config: Any, settings: dict[str, Any], data: PreparedData, last: Path | None) -> Tokenized | None:
+    """Those of the checkpoint that training starts from, ``last`` or ``align_from``; without one, of the data."""
+    if not getattr(config.model_class, "needs_tokens", False):
+        return None
+    going_on = last is not None and last.is_file()
+    start = last if going_on else Path(config["align_from"] or "")
+    kept = None
+    if start is not None and start.is_file():
+        state = load_checkpoint(start, config["model"], settings, first_stage=not going_on)
+        kept = kept_tokens(state, start, data.train._dataset)
+    return kept or tokenize_data(config, data)
 
 
 def train(

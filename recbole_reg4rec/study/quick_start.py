@@ -53,7 +53,7 @@ def run(
     config = configure(model, dataset, config_file_list, config_dict, command_line)
     runs = check_results_dir(Path(results_dir))
     start_logging(config)
-    job = assemble(config, checkpoint)
+    job = assemble(config, checkpoint, resume)
     train(job, resume)
     outcome = evaluate(job)
     logger, tokens, trainer = getLogger(), job.tokens, job.trainer

@@ -9,6 +9,7 @@ from typing import Any
 
 from recbole_reg4rec.config import known_settings, load_yaml, resolved_settings
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.study.kept_tokens import kept_tokens
 from recbole_reg4rec.study.pipeline import (
     PreparedData,
     Tokenized,
@@ -88,7 +89,9 @@ def load_trained(
     settings = resolved_settings(config)
     check_belongs(path, state, model, _as_trained(settings, state["settings"]))
     data = prepare_data(config)
-    tokens = tokenize_data(config, data) if getattr(config.model_class, "needs_tokens", False) else None
+    tokens = None
+    if getattr(config.model_class, "needs_tokens", False):
+        tokens = kept_tokens(state, path, data.train._dataset) or tokenize_data(config, data)
     recommender = build_model(config, data, tokens)
     fill_model(path, state, recommender, data_fingerprint(data, tokens))
     asked = DECODING_SETTINGS & (set(given) | set(texts))

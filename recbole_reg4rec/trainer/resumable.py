@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class ResumableTrainer(Trainer):
     best_file: Path
     last_file: Path
     fingerprint: str
+    tokens: Mapping[str, Any] | None
     epochs_log: list[dict[str, Any]]
     train_seconds: float
     trained_targets: int
@@ -85,6 +86,8 @@ class ResumableTrainer(Trainer):
             "state_dict": self.model.state_dict(),
             "other_parameter": self._other_parameters(),
         }
+        if self.tokens is not None:
+            state["tokens"] = dict(self.tokens)
         if path == self.last_file:
             state.update(optimizer=self.optimizer.state_dict(), scaler=self._scaler.state_dict(), random=random_state())
             if self._entry_weights is not None:

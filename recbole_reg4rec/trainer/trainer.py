@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -46,6 +46,7 @@ class SequenceTrainer(ResumableTrainer):
         last_file: where the state after each epoch goes.
         fingerprint: of the data and the codes; a checkpoint of other data is refused.
         stages: one after the other, each from the best model before it; none given: the model's own loss alone.
+        tokens: of a model of tokens what its checkpoints keep of them, as tensors and plain data.
 
     Attributes:
         epochs_log: one dictionary an epoch: stage, loss, seconds, validation metrics, and what the stage logs.
@@ -62,6 +63,7 @@ class SequenceTrainer(ResumableTrainer):
         last_file: Path,
         fingerprint: str = "",
         stages: Sequence[Stage] | None = None,
+        tokens: Mapping[str, Any] | None = None,
     ) -> None:
         try:
             super().__init__(config, model)
@@ -72,7 +74,7 @@ class SequenceTrainer(ResumableTrainer):
         check_checkpoint_path(best_file)
         check_checkpoint_path(last_file)
         self.settings, self.best_file, self.last_file = settings, best_file, last_file
-        self.fingerprint = fingerprint
+        self.fingerprint, self.tokens = fingerprint, tokens
         self.saved_model_file = str(best_file)
         self.eval_collector = RankCollector(config)
         self.epochs_log = []
