@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.tokenizer.mpq import MPQ
+from recbole_reg4rec.tokenizer.training import train_codebooks
 
 # k-means sees at most this many items a codeword: more moves a centre by less than training does.
 _KMEANS_ITEMS_A_CODEWORD = 64
@@ -131,33 +132,22 @@ def _train(model: MPQ, data: Tensor, settings: TokenizerSettings, show_progress:
         {"params": experts, "lr": settings.learning_rate * settings.expert_rate},
     ]
     optimizer = torch.optim.Adam(rates)
-    batches = -(-min(len(data), _EPOCH_ITEMS) // settings.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, settings.epochs * batches))
-    bar = tqdm(range(settings.epochs), desc="Tokenizer (MPQ)", unit="epoch", disable=not show_progress, ncols=100)
-    for epoch in bar:
-        used = torch.zeros(settings.codebooks, settings.codewords, dtype=torch.bool, device=data.device)
-        total = torch.zeros((), device=data.device)
-        for rows in torch.randperm(len(data))[:_EPOCH_ITEMS].to(data.device).split(settings.batch_size):
-            out = model(data[rows])
-            loss = (
-                out.reconstruction_loss
-                + out.codebook_loss
-                + settings.commitment * out.commitment_loss
-                + settings.orthogonality * model.orthogonality()
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            used.scatter_(1, out.codes.T, True)
-            total += out.reconstruction_loss.detach() * len(rows)
-        # The last tenth only settles what is there.
-        if epoch < 0.9 * settings.epochs:
-            _restart_dead(model, data, used)
-        bar.set_postfix(loss=f"{float(total) / min(len(data), _EPOCH_ITEMS):.4f}", used=f"{used.float().mean():.2f}")
+
+    def step(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        out = model(rows)
+        loss = (
+            out.reconstruction_loss
+            + out.codebook_loss
+            + settings.commitment * out.commitment_loss
+            + settings.orthogonality * model.orthogonality()
+        )
+        return out.codes, loss, out.reconstruction_loss
+
+    shape, restart = (settings.codebooks, settings.codewords), partial(_restart_dead, model, data)
+    schedule = settings.epochs, settings.batch_size
+    train_codebooks(data, optimizer, step, restart, shape, *schedule, "MPQ", show_progress, most=_EPOCH_ITEMS)
 
 
-@torch.no_grad()
 def _restart_dead(model: MPQ, data: Tensor, used: Tensor) -> None:
     """Puts every codeword that no item chose onto a random item's encoding."""
     for book in range(model.codebooks):

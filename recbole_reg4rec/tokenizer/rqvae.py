@@ -8,15 +8,16 @@ our choice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from recbole_reg4rec.tokenizer.fit import check_codewords
+from recbole_reg4rec.tokenizer.training import train_codebooks
 
 
 @dataclass(frozen=True)
@@ -151,27 +152,11 @@ def _start_codebooks(model: RQVAE, data: Tensor, settings: RQVAESettings) -> Non
 
 def _train(model: RQVAE, data: Tensor, settings: RQVAESettings, show_progress: bool) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    batches = -(-len(data) // settings.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, settings.epochs * batches))
-    bar = tqdm(range(settings.epochs), desc="Tokenizer (RQ-VAE)", unit="epoch", disable=not show_progress, ncols=100)
-    for epoch in bar:
-        used = torch.zeros(settings.levels, settings.codewords, dtype=torch.bool, device=data.device)
-        total = torch.zeros((), device=data.device)
-        for rows in torch.randperm(len(data)).to(data.device).split(settings.batch_size):
-            codes, loss, reconstruction = model(data[rows], settings.commitment)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            used.scatter_(1, codes.T, True)
-            total += reconstruction.detach() * len(rows)
-        # The last tenth only settles what is there.
-        if epoch < 0.9 * settings.epochs:
-            _restart_dead(model, data, used)
-        bar.set_postfix(loss=f"{float(total) / len(data):.4f}", used=f"{used.float().mean():.2f}")
+    step, restart = partial(model, commitment=settings.commitment), partial(_restart_dead, model, data)
+    shape, schedule = (settings.levels, settings.codewords), (settings.epochs, settings.batch_size)
+    train_codebooks(data, optimizer, step, restart, shape, *schedule, "RQ-VAE", show_progress)
 
 
-@torch.no_grad()
 def _restart_dead(model: RQVAE, data: Tensor, used: Tensor) -> None:
     """Puts every codeword that no item chose onto what its level is given of a random item."""
     for level in range(len(used)):
