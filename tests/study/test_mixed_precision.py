@@ -1,4 +1,4 @@
-"""Training in mixed precision, here bfloat16 on the processor as a GPU would do it: it runs, and loses next to nothing."""
+"""Training in mixed precision, here bfloat16 on the processor as on a GPU: it runs, and loses next to nothing."""
 
 from __future__ import annotations
 
