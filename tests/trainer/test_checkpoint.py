@@ -226,3 +226,10 @@ def test_a_folder_in_the_place_of_the_file(tmp_path):
         check_checkpoint_path(tmp_path)
     check_checkpoint_path(tmp_path / "new" / "best.pth")
     assert (tmp_path / "new").is_dir() and not os.listdir(tmp_path / "new")
+
+
+def test_mixed_precision_tells_runs_apart_where_there_is_any() -> None:
+    def name(device: str, amp: bool) -> str:
+        return settings_hash({"device": device, "enable_amp": amp, "seed": 1})
+
+    assert name("cpu", True) == name("cpu", False) == name("cuda:0", False) != name("cuda:0", True)
