@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_reg4rec.decoding.catalogue import (
@@ -234,10 +235,13 @@ def _extend(
 ) -> tuple[_Beam, Tensor]:
     """Scores all extensions and keeps the best ``width``; also returns their parents, int64 ``[B, W]``."""
     branch = books.shape[-1]
-    chosen = table.of(books)
-    words = min(width, chosen.shape[-1])
     # No path has more than `width` successors among the best, and logarithms of all the others are not needed.
-    chosen, likeliest = chosen.topk(words, dim=-1)
+    chosen, likeliest = table.likeliest(books, width)
+    # As many paths as asked for, of which those without a token have no probability.
+    short = min(-(-width // (books.shape[1] * branch)), catalogue.codewords) - chosen.shape[-1]
+    if short > 0:
+        chosen, likeliest = F.pad(chosen, (0, short), value=0.0 if shares else NEVER), F.pad(likeliest, (0, short))
+    words = chosen.shape[-1]
     chosen = chosen.log_() if shares else chosen
     scores = (chosen + (beam.scores.unsqueeze(-1) + weights).unsqueeze(-1)).flatten(1)
     scores, flat = scores.topk(min(width, scores.shape[1]), dim=1)

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from recbole_reg4rec.decoding.catalogue import Catalogue
 
-# Numbers of a table that are held at a time, 32 MB.
-_HELD = 8_000_000
+# Numbers of a table that are held at a time, 32 MB, and of those the ones that a piece writes to, one a line of the
+# cache: what it comes back to twice should still be there. A GPU has neither so little room nor such a cache.
+_HELD, _TOUCHED = 8_000_000, 8_192
+_HELD_ON_GPU = 1 << 28
 
 
 class TokenShares(Protocol):
@@ -25,8 +27,13 @@ class TokenShares(Protocol):
     def largest(self) -> Tensor:
         """The largest of each codebook, float32 ``[B, Q, M]``."""
 
-    def of(self, books: Tensor) -> Tensor:
-        """Those of some codebooks of each path, int64 ``[B, Q, C]``: float32 ``[B, Q, C, K]``."""
+    def likeliest(self, books: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The most probable tokens of some codebooks of each path, int64 ``[B, Q, C]``.
+
+        Returns:
+            float32 and int64 ``[B, Q, C, n]``, what they have and the tokens, the likeliest first; n is ``count``, or
+            less where fewer follow any path; 0 or -inf fills up.
+        """
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,14 @@ class Table:
         """See `TokenShares`."""
         return self.values.amax(-1)
 
-    def of(self, books: Tensor) -> Tensor:
+    def likeliest(self, books: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """See `TokenShares`."""
         batch, queries, codebooks, words = self.values.shape
         row = torch.arange(batch * queries, device=books.device).view(batch, queries, 1) * codebooks + books
         # Whole rows, which are copied faster than single tokens are gathered.
-        return self.values.flatten(0, 2).index_select(0, row.flatten()).view(*books.shape, words)
+        chosen = self.values.flatten(0, 2).index_select(0, row.flatten()).view(*books.shape, words)
+        values, tokens = chosen.topk(min(count, words), dim=-1)
+        return values, tokens
 
 
 @dataclass(frozen=True)
@@ -67,20 +76,36 @@ class RemainingShares:
         width = books * self.catalogue.codewords
         # Looking every item's tokens up again, or looking through the tables, whichever is less.
         if len(self.items) * books > paths * width:
-            peaks = self._in_pieces(paths, width, lambda begin, end: self._table(begin, end, width).amax(-1))
+            peaks = self._in_pieces(paths, width, paths, lambda begin, end: self._table(begin, end, width).amax(-1))
         else:
-            peaks = self._in_pieces(paths, width, lambda begin, end: self._peaks(begin, end, width))
+            most = -(-paths * _TOUCHED // max(1, len(self.items) * books))
+            peaks = self._in_pieces(paths, width, most, lambda begin, end: self._peaks(begin, end, width))
         return peaks.view(*self.shape, books)
 
-    def of(self, books: Tensor) -> Tensor:
-        """See `TokenShares`; they stand in memory that the next call writes into."""
-        words, chosen = self.catalogue.codewords, books.shape[-1]
-        found = self.catalogue.scratch(books.numel() * words)
+    def likeliest(self, books: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """See `TokenShares`; only tokens that some item carries are laid side by side, and looked through."""
+        words, chosen, rows = self.catalogue.codewords, books.shape[-1], books.numel()
         flat = books.reshape(-1, chosen).index_select(0, self.owners)
-        tokens = self.catalogue.codes.index_select(0, self.items).gather(1, flat)
-        first = self.owners.unsqueeze(1) * chosen + torch.arange(chosen, device=books.device)
-        found.index_add_(0, (first * words + tokens).flatten(), self.shares.repeat_interleave(chosen))
-        return found.view(*books.shape, words)
+        tokens = self.catalogue.codes.index_select(0, self.items).gather(1, flat).flatten()
+        row = (self.owners.unsqueeze(1) * chosen + torch.arange(chosen, device=books.device)).flatten()
+        places = row * words + tokens
+        counts = torch.bincount(self.owners, minlength=rows // chosen)
+        longest = max(1, int(counts.max())) if rows else 1
+        begin = counts.cumsum(0) - counts
+        rank = torch.arange(len(self.owners), device=books.device) - begin.index_select(0, self.owners)
+        rank = rank.repeat_interleave(chosen)
+        sums = self.catalogue.blank(rows * words)
+        sums.index_add_(0, places, self.shares.repeat_interleave(chosen))
+        totals = sums.index_select(0, places)
+        # Of the items that carry the same token one stands for it: whose rank is written last.
+        sums.index_copy_(0, places, rank.to(sums.dtype))
+        totals *= sums.index_select(0, places) == rank
+        sums.index_fill_(0, places, 0.0)
+        place = row * longest + rank
+        values = totals.new_zeros(rows * longest).index_copy_(0, place, totals).view(*books.shape, longest)
+        listed = tokens.new_zeros(rows * longest).index_copy_(0, place, tokens).view(*books.shape, longest)
+        values, which = values.topk(min(count, longest, words), dim=-1)
+        return values, listed.gather(-1, which)
 
     def table(self) -> Tensor:
         """All of them, float32 ``[B, Q, M, K]``, in memory that the next call writes into."""
@@ -88,8 +113,10 @@ class RemainingShares:
         found = self._table(0, paths, catalogue.codebooks * catalogue.codewords)
         return found.view(*self.shape, catalogue.codebooks, catalogue.codewords)
 
-    def _in_pieces(self, paths: int, width: int, work: Callable[[int, int], Tensor]) -> Tensor:
-        step = max(1, _HELD // width)
+    def _in_pieces(self, paths: int, width: int, most: int, work: Callable[[int, int], Tensor]) -> Tensor:
+        """The work on some paths at a time, on a CPU no more than ``most``."""
+        on_cpu = self.shares.device.type == "cpu"
+        step = max(1, min(most, _HELD // width) if on_cpu else _HELD_ON_GPU // width)
         parts = [work(begin, min(begin + step, paths)) for begin in range(0, paths, step)]
         return torch.cat(parts) if parts else self.shares.new_zeros(0, self.catalogue.codebooks)
 

@@ -35,27 +35,42 @@ def make(words: int, left: int) -> tuple[RemainingShares, Tensor]:
 
 # Few items left among many words, and so many that whole tables are less.
 @pytest.mark.parametrize(("words", "left"), [(64, 2), (4, 30), (1, 1)])
-@pytest.mark.parametrize("held", [1, 500, 8_000_000])
+@pytest.mark.parametrize(("held", "touched"), [(1, 8_192), (500, 8_192), (8_000_000, 8_192), (8_000_000, 7)])
 def test_what_is_asked_for_is_that_of_the_table(
-    words: int, left: int, held: int, monkeypatch: pytest.MonkeyPatch
+    words: int, left: int, held: int, touched: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shares, "_HELD", held)
+    monkeypatch.setattr(shares, "_TOUCHED", touched)
     found, table = make(words, left)
     assert torch.allclose(found.table(), table)
     books = torch.stack([torch.arange(QUERIES) % BOOKS, (torch.arange(QUERIES) + 1) % BOOKS], dim=1)
     books = books.expand(BATCH, -1, -1)
     for _ in range(2):  # nothing is left behind in memory that is used again
         assert torch.allclose(found.largest(), table.amax(-1))
-        assert torch.allclose(found.of(books), Table(table).of(books))
+        for kind in (found, Table(table)):
+            for count in (1, 3, 100):
+                _check_likeliest(kind.likeliest(books, count), table, books, count, left)
+
+
+def _check_likeliest(got: tuple[Tensor, Tensor], table: Tensor, books: Tensor, count: int, left: int) -> None:
+    values, tokens = got
+    words = table.shape[-1]
+    assert min(count, words) >= values.shape[-1] >= min(count, words, left) and tokens.shape == values.shape
     for row in range(BATCH):
         for path in range(QUERIES):
             for place, book in enumerate(books[row, path].tolist()):
-                assert torch.equal(Table(table).of(books)[row, path, place], table[row, path, book])
+                own, there = table[row, path, book], values[row, path, place]
+                best = own.sort(descending=True).values[: len(there)]
+                assert torch.allclose(there[: len(best)], best) and not there[len(best) :].any()
+                listed = tokens[row, path, place][there > 0]
+                assert torch.allclose(own[listed], there[there > 0]) and len(listed.unique()) == len(listed)
 
 
 def test_memory_that_has_to_be_clear_is_left_clear() -> None:
     found, _ = make(64, 2)
     found.largest()
+    assert not found.catalogue.blank(BATCH * QUERIES * BOOKS * 64).any()
+    found.likeliest(torch.zeros(BATCH, QUERIES, 2, dtype=torch.int64), 5)
     assert not found.catalogue.blank(BATCH * QUERIES * BOOKS * 64).any()
 
 
@@ -63,4 +78,4 @@ def test_no_path_at_all_is_no_mistake() -> None:
     none = torch.zeros(0, dtype=torch.int64)
     empty = RemainingShares(make(4, 2)[0].catalogue, none, none, torch.zeros(0), (0, 1))
     assert empty.largest().shape == (0, 1, BOOKS)
-    assert empty.of(torch.zeros(0, 1, 2, dtype=torch.int64)).shape == (0, 1, 2, 4)
+    assert empty.likeliest(torch.zeros(0, 1, 2, dtype=torch.int64), 3)[0].shape == (0, 1, 2, 1)

@@ -41,7 +41,7 @@ PARTS: dict[str, tuple[Callable[..., object], ...]] = {
         CatalogueScorer.shares_after,
         CatalogueScorer.answer,
         RemainingShares.largest,
-        RemainingShares.of,
+        RemainingShares.likeliest,
     ),
     "encoders": (HistoryEncoder.read, HistoryEncoder.read_last),
     "item path": (ItemPath.log_probs,),
