@@ -205,7 +205,8 @@ class CatalogueScorer:
         catalogue = self._catalogue
         # A row an item, so that what is added up lies together.
         shares = F.embedding_bag(catalogue.postings, item_log_probs.exp().T.contiguous(), catalogue.starts, mode="sum")
-        return shares.T.contiguous().view(-1, catalogue.codebooks, catalogue.codewords)
+        # Seen as a row a path without being turned around, which would take as long as adding up.
+        return shares.view(catalogue.codebooks, catalogue.codewords, -1).permute(2, 0, 1)
 
     def likely_shares(self, item_log_probs: Tensor, count: int) -> RemainingShares:
         """As `token_shares`, of the ``count`` likeliest items of each row alone, of ``[R, 1]`` paths."""
@@ -230,7 +231,7 @@ class CatalogueScorer:
             table = self._remaining(self._among(paths, candidates), len(paths), 1).table()
             return table.view(*hidden.shape[:-1], *table.shape[2:])
         found = self.token_shares(self.item_log_probs(hidden.flatten(0, -2)))
-        return found.view(*hidden.shape[:-1], *found.shape[1:])
+        return found.reshape(*hidden.shape[:-1], *found.shape[1:])
 
     def log_probs(self, hidden: Tensor, candidates: Candidates | None) -> Tensor:
         """See `TokenScorer`; carries no gradient."""
