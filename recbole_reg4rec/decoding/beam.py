@@ -24,6 +24,7 @@ from recbole_reg4rec.decoding.catalogue import (
     Catalogue,
     feasible_log_softmax,
     log_softmax_or_never,
+    pick_paths,
 )
 from recbole_reg4rec.decoding.corp import CorpRule, PrunedStep, Reflection
 from recbole_reg4rec.decoding.shares import Table, TokenShares
@@ -255,14 +256,9 @@ def _extend(
         candidates = catalogue.narrow(beam.candidates[rows, parents], book, tokens)
     grown = _Beam(
         scores=scores,
-        books=torch.cat([_pick(beam.books, parents), book.unsqueeze(-1)], dim=-1),
-        tokens=torch.cat([_pick(beam.tokens, parents), tokens.unsqueeze(-1)], dim=-1),
-        closed=_pick(beam.closed, parents).scatter(-1, book.unsqueeze(-1), True),
+        books=torch.cat([pick_paths(beam.books, parents), book.unsqueeze(-1)], dim=-1),
+        tokens=torch.cat([pick_paths(beam.tokens, parents), tokens.unsqueeze(-1)], dim=-1),
+        closed=pick_paths(beam.closed, parents).scatter(-1, book.unsqueeze(-1), True),
         candidates=candidates,
     )
     return grown, parents
-
-
-def _pick(values: Tensor, parents: Tensor) -> Tensor:
-    """Rows ``parents`` ``[B, W]`` of ``[B, Q, C]``."""
-    return values.gather(1, parents.unsqueeze(-1).expand(-1, -1, values.shape[-1]))

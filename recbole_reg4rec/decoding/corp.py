@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_reg4rec.decoding.catalogue import Candidates
+from recbole_reg4rec.decoding.catalogue import Candidates, pick_paths
 from recbole_reg4rec.errors import UserError
 
 
@@ -141,7 +141,7 @@ class Reflection:
             scores ``[B, W]``, -inf where a path is dropped.
         """
         newest = self._categories().exp()
-        total = self._total.gather(1, parents.unsqueeze(-1).expand(-1, -1, newest.shape[-1]))
+        total = pick_paths(self._total, parents)
         step = self._seen + 1
         if step in self.rule.steps:
             alive = ~scores.isinf()

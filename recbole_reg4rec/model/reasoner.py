@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from recbole_reg4rec.decoding.catalogue import pick_paths
 from recbole_reg4rec.model.history import History, ItemVectors, TokenTable
 from recbole_reg4rec.model.layers import DecoderLayer, Dropout, KeyValue, StepCache
 
@@ -95,7 +96,8 @@ class Reasoner(nn.Module):
         """Logits of the item's category: ``[..., h]`` to ``[..., categories + 1]``; the padding category never wins."""
         assert self.category is not None, "a model without categories asks for none"
         logits = self.category(hidden[..., -self.width :])
-        return torch.cat([torch.full_like(logits[..., :1], -1e4), logits[..., 1:]], dim=-1)
+        logits[..., 0] = -1e4
+        return logits
 
 
 class ReasoningSession:
@@ -145,12 +147,10 @@ class ReasoningSession:
     def follow(self, parents: Tensor) -> None:
         """Continues with copies of the paths ``parents``, int64 ``[B, W]``."""
         if self._queries.shape[1] > 1:
-            self._queries = self._queries.gather(1, parents.unsqueeze(-1).expand(-1, -1, self._queries.shape[-1]))
-        index = parents[:, :, None, None, None]
+            self._queries = pick_paths(self._queries, parents)
         for number, cache in enumerate(self._caches):
             if cache is not None:
-                keys, values = (part.gather(1, index.expand(-1, -1, *part.shape[2:])) for part in cache)
-                self._caches[number] = (keys, values)
+                self._caches[number] = (pick_paths(cache[0], parents), pick_paths(cache[1], parents))
 
     def _step(self, x: Tensor) -> Tensor:
         for number, layer in enumerate(self._reasoner.layers):
