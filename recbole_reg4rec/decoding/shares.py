@@ -90,19 +90,26 @@ class RemainingShares:
         return peaks.view(*self.shape, books)
 
     def likeliest(self, books: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """See `TokenShares`; only tokens that some item carries are laid side by side, and looked through."""
+        """See `TokenShares`.
+
+        Where no path has as many items left as there are tokens, only those that some item carries are laid side by side.
+        """
         words, chosen, rows = self.catalogue.codewords, books.shape[-1], books.numel()
         flat = books.reshape(-1, chosen).index_select(0, self.owners)
         tokens = self.catalogue.codes.index_select(0, self.items).gather(1, flat).flatten()
         row = (self.owners.unsqueeze(1) * chosen + torch.arange(chosen, device=books.device)).flatten()
-        places = row * words + tokens
+        places, shares = row * words + tokens, self.shares.repeat_interleave(chosen)
         counts = torch.bincount(self.owners, minlength=rows // chosen)
         longest = max(1, int(counts.max())) if rows else 1
+        if longest >= words:
+            dense = self.catalogue.scratch(rows * words).index_add_(0, places, shares).view(*books.shape, words)
+            values, which = dense.topk(min(count, words), dim=-1)
+            return values, which
         begin = counts.cumsum(0) - counts
         rank = torch.arange(len(self.owners), device=books.device) - begin.index_select(0, self.owners)
         rank = rank.repeat_interleave(chosen)
         sums = self.catalogue.blank(rows * words)
-        sums.index_add_(0, places, self.shares.repeat_interleave(chosen))
+        sums.index_add_(0, places, shares)
         totals = sums.index_select(0, places)
         # Of the items that carry the same token one stands for it: whose rank is written last.
         sums.index_copy_(0, places, rank.to(sums.dtype))
@@ -111,7 +118,7 @@ class RemainingShares:
         place = row * longest + rank
         values = totals.new_zeros(rows * longest).index_copy_(0, place, totals).view(*books.shape, longest)
         listed = tokens.new_zeros(rows * longest).index_copy_(0, place, tokens).view(*books.shape, longest)
-        values, which = values.topk(min(count, longest, words), dim=-1)
+        values, which = values.topk(min(count, longest), dim=-1)
         return values, listed.gather(-1, which)
 
     def table(self) -> Tensor:
