@@ -92,7 +92,7 @@ class RemainingShares:
     def likeliest(self, books: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """See `TokenShares`.
 
-        Where no path has as many items left as there are tokens, only those that some item carries are laid side by side.
+        Where no path has as many items left as there are tokens, only those that an item carries are laid side by side.
         """
         words, chosen, rows = self.catalogue.codewords, books.shape[-1], books.numel()
         flat = books.reshape(-1, chosen).index_select(0, self.owners)
