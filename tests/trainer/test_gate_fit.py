@@ -56,7 +56,7 @@ def test_it_learns_what_a_sum_cannot_say() -> None:
 
 
 def test_the_same_seed_gives_the_same_gate() -> None:
-    evidence, targets = one_or_the_other(200)
+    evidence, targets = one_or_the_other(120)
     fits, gates = [], []
     for seed in (1, 1, 2):
         model = Fixed(evidence, items=ITEMS)
