@@ -17,13 +17,12 @@ SPELLED = {"token_softmax": "codebook"}
 @pytest.mark.parametrize(
     ("model", "more"),
     [
-        ("REG4Rec", {**BOTH, "item_path": True, "memory": True, "align_temperature": 0.9}),
+        ("REG4Rec", {**BOTH, "item_path": True, "align_temperature": 0.9}),
         ("REG4Rec", {**BOTH, **SPELLED}),
         ("REG4Rec", {"softmax_items": 5, "training_order": "confidence", "history_form": "flat"}),
         ("TIGER", {}),
         ("RPG", {}),
         ("HSTU", {}),
-        ("SASRecWhole", {}),
         ("BERT4RecWhole", {}),
     ],
 )

@@ -142,7 +142,8 @@ def test_killed_between_the_best_model_of_stage_2_and_its_state(toy, comparable,
     assert comparable(resumed) == comparable(whole)
 
 
-@pytest.mark.parametrize("when", ["supervised", "alignment"])
+# In stage 1 the test of the command itself does it (tests/test_commands.py).
+@pytest.mark.parametrize("when", ["alignment"])
 def test_kill_9_at_any_moment(toy, comparable, when):
     """A process of the real command, killed hard in the middle of a stage."""
     settings = toy.settings(**BOTH, epochs=4) | {"align_epochs": 4}
