@@ -155,7 +155,9 @@ def _rates(helper: Worker, options: Options, tell: Tell) -> dict[str, Any]:
     settings = options.settings
     used = settings.get("use_gpu", "true").lower() != "false"
     number = settings.get("gpu_id", "0").strip("[]() ").partition(",")[0]
-    return helper.ask({"do": "machine", "seconds": options.seconds, "gpu": int(number) if used and number.isdigit() else None})
+    return helper.ask(
+        {"do": "machine", "seconds": options.seconds, "gpu": int(number) if used and number.isdigit() else None}
+    )
 
 
 def _better(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
