@@ -15,6 +15,15 @@ import pytest
 from toys import INTER_COLUMNS, ITEM_COLUMNS, TINY, Toy, cyclic_rows, write_atomic
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_anomaly_detection() -> None:
+    """As trainers have it, for tests that call models themselves: importing RecBole's models switches it on."""
+    import recbole.model.sequential_recommender  # noqa: F401
+    import torch
+
+    torch.autograd.set_detect_anomaly(False)
+
+
 @pytest.fixture
 def toy_data(tmp_path, monkeypatch):
     """A factory: writes ``toy.inter``, ``toy.item``, ... and returns a `Toy`.

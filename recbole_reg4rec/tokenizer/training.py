@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_reg4rec.anomaly import without_anomaly_detection
 
+
+@without_anomaly_detection()
 def train_codebooks(
     data: Tensor,
     optimizer: torch.optim.Optimizer,

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_reg4rec.anomaly import without_anomaly_detection
 from recbole_reg4rec.model.gate import Gate, corrected, standardised
 from recbole_reg4rec.trainer.heap import release_free_memory
 from recbole_reg4rec.trainer.weights import rank_metric
@@ -172,6 +173,7 @@ class _Network(nn.Module):
 
 
 @torch.enable_grad()
+@without_anomaly_detection()
 def _train(users: _Users, hidden: int, generator: torch.Generator) -> _Network:
     """Cross-entropy of the target among the first items, of users whose target is one of them."""
     users = users.only(users.place >= 0)

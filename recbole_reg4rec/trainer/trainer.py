@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from recbole_reg4rec.anomaly import without_anomaly_detection
 from recbole_reg4rec.data.dataset import LOG_POSITION
 from recbole_reg4rec.data.sequences import WholeSequenceLoader
 from recbole_reg4rec.decoding.corp import PruningStatistics
@@ -270,6 +271,7 @@ class SequenceTrainer(ResumableTrainer):
         best = max(scores.values()) if self.valid_metric_bigger else min(scores.values())
         return next(int(epoch) for epoch, score in scores.items() if score == best)
 
+    @without_anomaly_detection()
     def _train_epoch(
         self,
         train_data: Any,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recbole_reg4rec.model.gate import Gate
+from recbole_reg4rec.trainer import gate_fit
 from recbole_reg4rec.trainer.gate_fit import GateFit, fit_gate
 
 ITEMS = 12
@@ -64,6 +65,23 @@ def test_the_same_seed_gives_the_same_gate() -> None:
         gates.append(model.gate)
     assert fits[0] == fits[1] and torch.equal(gates[0].inner, gates[1].inner)
     assert not torch.equal(gates[0].inner, gates[2].inner)
+
+
+def test_it_is_trained_without_anomaly_detection(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    original = gate_fit._Network.forward
+
+    def forward(self: Any, first: Tensor, inputs: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            seen.add(torch.is_anomaly_enabled())
+        return original(self, first, inputs)
+
+    monkeypatch.setattr(gate_fit._Network, "forward", forward)
+    evidence, targets = one_or_the_other(40)
+    with torch.autograd.set_detect_anomaly(True):
+        fit_gate(Fixed(evidence, items=ITEMS), batches(targets), "NDCG@10", 1)
+        assert torch.is_anomaly_enabled()
+    assert seen == {False}
 
 
 def test_where_the_sum_is_right_nothing_changes() -> None:
