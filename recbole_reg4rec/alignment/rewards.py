@@ -88,12 +88,12 @@ class RewardWeights:
 
 
 def path_rewards(
-    books: Tensor, tokens: Tensor, steps: Tensor, targets: Tensor, categories: Tensor, shares: Tensor
+    books: Tensor, tokens: Tensor, steps: Tensor | None, targets: Tensor, categories: Tensor, shares: Tensor
 ) -> dict[str, Tensor]:
     """All four rewards of each path, over the targets of MSRA: ``R = sum_n w_n R(path, target_n)`` (paper).
 
     Args:
-        books, tokens, steps: int64 ``[R, G, M]``, paths of ``R`` contexts.
+        books, tokens, steps: int64 ``[R, G, M]``, paths of ``R`` contexts; without ``steps`` categories earn nothing.
         targets: int64 ``[R, N, M]``, tokens of the future items.
         categories: int64 ``[R, N, C]``, their categories, 0 fills up.
         shares: float32 ``[R, N]``, weights of the future items, summing to 1; 0 where there is none.
@@ -102,14 +102,17 @@ def path_rewards(
         by reward, float32 ``[R, G]``.
     """
     shares = shares.unsqueeze(1)
-    books, tokens, steps = (part.unsqueeze(2) for part in (books, tokens, steps))
-    targets, categories = targets.unsqueeze(1), categories.unsqueeze(1)
-    hits = step_hit(books, tokens, targets)
-    return {
+    hits = step_hit(books.unsqueeze(2), tokens.unsqueeze(2), targets.unsqueeze(1))
+    found = {
         "step_hit": (hits * shares).sum(-1),
         # As `global_path` has it, of hits that are counted already.
         "global_path": ((hits == books.shape[-1]).float() * shares).sum(-1),
-        "category_hit": (category_hit(steps, categories) * shares).sum(-1),
+    }
+    if steps is None:
+        return {**found, "category_hit": found["step_hit"] * 0.0, "step_consistency": found["step_hit"] * 0.0}
+    return {
+        **found,
+        "category_hit": (category_hit(steps.unsqueeze(2), categories.unsqueeze(1)) * shares).sum(-1),
         # The same for every target, and the shares sum to 1.
-        "step_consistency": step_consistency(steps).squeeze(2),
+        "step_consistency": step_consistency(steps),
     }

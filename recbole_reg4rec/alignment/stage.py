@@ -186,7 +186,7 @@ class AlignmentStage:
         return path_rewards(
             groups.books[:, drawn],
             groups.tokens[:, drawn],
-            groups.categories[:, drawn],
+            groups.categories[:, drawn] if self._weights.need_categories else None,
             self._model.catalogue.codes[window.items],
             self._model.members[window.items],
             window.shares,

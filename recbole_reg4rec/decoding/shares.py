@@ -19,6 +19,8 @@ from recbole_reg4rec.decoding.catalogue import Catalogue
 # cache: what it comes back to twice should still be there. A GPU has neither so little room nor such a cache.
 _HELD, _TOUCHED = 8_000_000, 8_192
 _HELD_ON_GPU = 1 << 28
+# Paths of so few items left are told by comparing each with each, those of more by a table.
+_COMPARED = (2, 3, 4)
 
 
 class TokenShares(Protocol):
@@ -84,10 +86,47 @@ class RemainingShares:
         # Looking every item's tokens up again, or looking through the tables, whichever is less.
         if len(self.items) * books > paths * width:
             peaks = self._in_pieces(paths, width, paths, lambda begin, end: self._table(begin, end, width).amax(-1))
-        else:
-            most = -(-paths * _TOUCHED // max(1, len(self.items) * books))
-            peaks = self._in_pieces(paths, width, most, lambda begin, end: self._peaks(begin, end, width))
+            return peaks.view(*self.shape, books)
+        counts = torch.bincount(self.owners, minlength=paths)
+        begin = counts.cumsum(0) - counts
+        peaks = self.shares.new_zeros(paths, books)
+        least = 0
+        for most in _COMPARED:
+            some = ((counts > least) & (counts <= most)).nonzero().squeeze(1)
+            if len(some):
+                peaks.index_copy_(0, some, self._compared(begin[some], counts[some], most))
+            least = most
+        many = counts > least
+        if bool(many.any()):
+            number, here = many.cumsum(0) - 1, many.index_select(0, self.owners)
+            rest = int(number[-1]) + 1
+            left = RemainingShares(
+                self.catalogue,
+                self.items[here],
+                number.index_select(0, self.owners[here]),
+                self.shares[here],
+                (rest, 1),
+            )
+            most = -(-rest * _TOUCHED // max(1, len(left.items) * books))
+            found = left._in_pieces(rest, width, most, lambda begin, end: left._peaks(begin, end, width))
+            peaks.index_copy_(0, many.nonzero().squeeze(1), found)
         return peaks.view(*self.shape, books)
+
+    def _compared(self, begin: Tensor, counts: Tensor, most: int) -> Tensor:
+        """The largest of paths of at most ``most`` items, which are compared with each other: ``[n, M]``."""
+        place = torch.arange(most, device=begin.device)
+        inside = place < counts.unsqueeze(1)
+        place = (begin.unsqueeze(1) + place * inside).flatten()
+        codes = self.catalogue.codes.index_select(0, self.items.index_select(0, place))
+        codes = codes.view(len(begin), most, -1).transpose(0, 1)
+        shares = (self.shares.index_select(0, place).view(-1, most) * inside).T.unsqueeze(-1)
+        peaks = shares.new_zeros(len(begin), codes.shape[-1])
+        for own in range(most):
+            total = torch.zeros_like(peaks)
+            for other in range(most):
+                total += shares[other] * (codes[own] == codes[other])
+            torch.maximum(peaks, total, out=peaks)
+        return peaks
 
     def likeliest(self, books: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """See `TokenShares`.

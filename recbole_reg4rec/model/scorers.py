@@ -185,6 +185,7 @@ class CatalogueScorer:
         self._all = reasoner.vectors().float() if sample is None else None
         # What was last asked for: choosing a codebook and its token need the same.
         self._asked: tuple[Tensor, Candidates, _Left] | None = None
+        self._listed: tuple[Tensor, Candidates, tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
 
     @property
     def _vectors(self) -> Tensor:
@@ -316,6 +317,8 @@ class CatalogueScorer:
             int64 each: by candidate the number of its token among the distinct ones of all paths; by these the token,
             its path, and its place among those of the path, ascending.
         """
+        if self._listed is not None and self._listed[0] is books and self._listed[1] is candidates:
+            return self._listed[2]
         words = self._catalogue.codewords
         items, paths = candidates.entries()
         carried = self._catalogue.codes[items, books.index_select(0, paths)]
@@ -323,7 +326,8 @@ class CatalogueScorer:
         owners = keys // words
         counts = torch.bincount(owners, minlength=len(books))
         columns = torch.arange(len(keys), device=keys.device) - (counts.cumsum(0) - counts).index_select(0, owners)
-        return number, keys % words, owners, columns
+        self._listed = books, candidates, (number, keys % words, owners, columns)
+        return self._listed[2]
 
     def book_log_probs(self, hidden: Tensor, books: Tensor, open_tokens: OpenTokens, temperature: float) -> Tensor:
         """See `TokenScorer`."""

@@ -72,6 +72,11 @@ def test_all_rewards_over_several_targets_equal_those_one_by_one():
     shares = torch.rand(contexts, future, generator=draw)
     shares = shares / shares.sum(1, keepdim=True)
     found = path_rewards(order, tokens, steps, targets, categories, shares)
+    without = path_rewards(order, tokens, None, targets, categories, shares)
+    for kind in found:
+        # Steps that hold no category earn nothing by it, which need not be worked out.
+        expected = found[kind] if kind in ("step_hit", "global_path") else torch.zeros(contexts, paths)
+        assert torch.equal(without[kind], expected)
     for r in range(contexts):
         for g in range(paths):
             taken = {int(b): int(a) for b, a in zip(order[r, g], tokens[r, g], strict=True)}

@@ -13,14 +13,17 @@ from recbole_reg4rec.decoding.shares import RemainingShares, Table
 ITEMS, BOOKS, BATCH, QUERIES = 40, 3, 2, 5
 
 
-def make(words: int, left: int) -> tuple[RemainingShares, Tensor]:
-    """Random shares of some items of each path, one path without any, and the table that they mean."""
+def make(words: int, left: int, growing: bool = False) -> tuple[RemainingShares, Tensor]:
+    """Random shares of some items of each path, one path without any, and the table that they mean.
+
+    ``growing``: the second path has one item left, the third two, and so on.
+    """
     generator = torch.Generator().manual_seed(words + left)
     codes = torch.randint(words, (ITEMS + 1, BOOKS), generator=generator)
     table = torch.zeros(BATCH * QUERIES, BOOKS, words)
     items, owners, values = [], [], []
     for path in range(1, BATCH * QUERIES):
-        for item in (torch.randperm(ITEMS, generator=generator)[:left] + 1).tolist():
+        for item in (torch.randperm(ITEMS, generator=generator)[: path if growing else left] + 1).tolist():
             share = float(torch.rand((), generator=generator))
             items.append(item)
             owners.append(path)
@@ -50,6 +53,20 @@ def test_what_is_asked_for_is_that_of_the_table(
         for kind in (found, Table(table)):
             for count in (1, 3, 100):
                 _check_likeliest(kind.likeliest(books, count), table, books, count, left)
+
+
+@pytest.mark.parametrize("words", [8, 64])
+@pytest.mark.parametrize("touched", [8_192, 7])
+def test_comparing_few_items_with_each_other_gives_what_a_table_gives(
+    words: int, touched: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "_TOUCHED", touched)
+    found, table = make(words, 0, growing=True)
+    largest = found.largest()
+    assert torch.allclose(largest, table.amax(-1))
+    for limits in ((), (1,), (2, 4), (BATCH * QUERIES,)):
+        monkeypatch.setattr(shares, "_COMPARED", limits)
+        assert torch.equal(found.largest(), largest)
 
 
 def _check_likeliest(got: tuple[Tensor, Tensor], table: Tensor, books: Tensor, count: int, left: int) -> None:

@@ -44,7 +44,11 @@ def all_contenders() -> list[Contender]:
         return Contender(name, "REG4Rec", what, forms[name.partition(":")[2]], **more)
 
     return [
-        Contender(PREFIXES, "SASRec", "RecBole's SASRec on prefixes, a row a target, as RecBole trains but for anomaly detection"),
+        Contender(
+            PREFIXES,
+            "SASRec",
+            "RecBole's SASRec on prefixes, a row a target, as RecBole trains but for anomaly detection",
+        ),
         Contender(WHOLE, "SASRecWhole", "the same network on whole sequences", scales=True),
         Contender(ALL, "REG4Rec", "all evidence; stage 1", profiles=True, scales=True),
         form(PAPER, "the paper's model; stage 1", profiles=True, scales=True),
