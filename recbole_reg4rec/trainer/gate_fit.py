@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from recbole_reg4rec.anomaly import without_anomaly_detection
 from recbole_reg4rec.model.gate import Gate, corrected, standardised
-from recbole_reg4rec.trainer.heap import release_free_memory
+from recbole_reg4rec.trainer.heap import ReleasesFreeMemory
 from recbole_reg4rec.trainer.weights import rank_metric
 
 _FOLDS = 4
 _MOST_USERS = 40_000
-_BATCHES_TO_RELEASE = 16
 # Passes over the users whose target is among the first items, and steps that these come to at least; users a batch.
 _EPOCHS, _LEAST_STEPS, _BATCH = 30, 300, 256
 _RATE, _DECAY = 3e-3, 1e-3
@@ -123,7 +122,7 @@ def _collect(
     model: GatedModel, gate: Gate, batches: Iterable[tuple[Any, Tensor, tuple[Tensor, Tensor] | None]]
 ) -> _Users:
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    count = 0
+    count, memory = 0, ReleasesFreeMemory()
     for interaction, targets, ruled_out in batches:
         scores, evidence = model.summed(interaction)
         if ruled_out is not None:
@@ -133,8 +132,7 @@ def _collect(
         place = torch.where(found.any(1), found.int().argmax(1), -1)
         parts.append((first.cpu(), gate.look(evidence, items).cpu(), place.cpu()))
         count += len(place)
-        if len(parts) % _BATCHES_TO_RELEASE == 0:
-            release_free_memory()
+        memory.passed(scores)
         if count >= _MOST_USERS:
             break
     if not parts:

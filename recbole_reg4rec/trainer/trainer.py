@@ -24,16 +24,13 @@ from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.trainer.checkpoint import check_checkpoint_path, save_checkpoint
 from recbole_reg4rec.trainer.collector import RankCollector
 from recbole_reg4rec.trainer.gate_fit import GateFit, fit_gate
-from recbole_reg4rec.trainer.heap import release_free_memory
+from recbole_reg4rec.trainer.heap import ReleasesFreeMemory, release_free_memory
 from recbole_reg4rec.trainer.item_stop import item_stop
 from recbole_reg4rec.trainer.protocols import BothProtocols
 from recbole_reg4rec.trainer.resumable import ResumableTrainer
 from recbole_reg4rec.trainer.schedule import rate_factor
 from recbole_reg4rec.trainer.stages import Stage, SupervisedStage, better, stage_summary
 from recbole_reg4rec.trainer.weights import WeightFit, fit_weights
-
-# Batches of an evaluation after which free memory goes back to the system.
-_BATCHES_TO_RELEASE = 16
 
 
 class SequenceTrainer(ResumableTrainer):
@@ -365,7 +362,7 @@ class SequenceTrainer(ResumableTrainer):
         if load_best_model:
             self._read(Path(model_file or self.best_file))
         self._eval_dataset = eval_data._dataset
-        self.pruning, self.decode_seconds, self._batches_scored = PruningStatistics(), 0.0, 0
+        self.pruning, self.decode_seconds, self._memory = PruningStatistics(), 0.0, ReleasesFreeMemory()
         self._both = both
         release_free_memory()
         try:
@@ -381,10 +378,7 @@ class SequenceTrainer(ResumableTrainer):
         if scores.is_cuda:
             torch.cuda.synchronize(scores.device)
         self.decode_seconds += perf_counter() - begin
-        self._batches_scored += 1
-        if self._batches_scored % _BATCHES_TO_RELEASE == 0:
-            # What is kept of a batch holds the place of its scores in the heap.
-            release_free_memory()
+        self._memory.passed(scores)
         if checks := getattr(self.model, "checks", ()):
             self.pruning.add(checks, positive_i)
         seen = None

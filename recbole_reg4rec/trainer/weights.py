@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recbole_reg4rec.trainer.collector import target_ranks
-from recbole_reg4rec.trainer.heap import release_free_memory
+from recbole_reg4rec.trainer.heap import ReleasesFreeMemory
 from recbole_reg4rec.trainer.measures import gains, hits, reciprocals
 
 # What each setting is multiplied by. Recognise stays, since only ratios count; without it reason does.
@@ -28,7 +28,6 @@ _FACTORS = {
     "repeat": (0.5, 1.0, 2.0),
 }
 _MOST_USERS = 10_000
-_BATCHES_TO_RELEASE = 16
 
 Weights = dict[str, float]
 
@@ -113,7 +112,7 @@ def fit_weights(
         return None
     tried: list[Weights] = []
     parts: list[np.ndarray] = []
-    users = 0
+    users, memory = 0, ReleasesFreeMemory()
     for interaction, targets, seen in batches:
         evidence = model.evidence(interaction)
         if not tried:
@@ -129,8 +128,8 @@ def fit_weights(
             ranks[number] = (target_ranks(scores, targets) + 1).masked_fill_(ruled_out, 0)
         parts.append(value(ranks.cpu().numpy()))
         users += len(targets)
-        if len(parts) % _BATCHES_TO_RELEASE == 0:
-            release_free_memory()
+        for scores in evidence.values():
+            memory.passed(scores)
         if users >= _MOST_USERS:
             break
     if not tried:

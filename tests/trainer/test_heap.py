@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 CODE = """
 import torch
@@ -45,3 +46,17 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap.sys, "platform", "darwin")
     monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: pytest.fail("looked for a C library"))
     heap.release_free_memory()
+
+
+def test_memory_is_given_back_by_what_has_passed_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole_reg4rec.trainer import heap
+
+    given = []
+    monkeypatch.setattr(heap, "_EVERY", 1000)
+    monkeypatch.setattr(heap, "release_free_memory", lambda: given.append(True))
+    memory = heap.ReleasesFreeMemory()
+    for batch in range(1, 11):
+        memory.passed(torch.zeros(10, 10))  # 400 bytes
+        assert len(given) == batch // 3
+    memory.passed(torch.zeros(500, dtype=torch.float64))
+    assert len(given) == 4
