@@ -44,6 +44,14 @@ def test_run_with_defaults(calls):
     assert calls == ["versions", expected]
 
 
+@pytest.mark.parametrize("code", [0, 1, 130])
+def test_how_a_command_ended_is_the_exit_code(calls, monkeypatch, code):
+    made = types.ModuleType("leaderboard")
+    made.leaderboard = lambda **given: code
+    monkeypatch.setitem(sys.modules, "recbole_reg4rec.study.leaderboard.command", made)
+    assert cli.main(["leaderboard", "--models=ItemMemory", "--datasets=d"]) == code
+
+
 def test_run_with_everything(calls):
     arguments = "run --dataset d --model=SASRec --config_files=a.yaml,b.yaml --resume --checkpoint c.pt"
     arguments += " --results_dir=r --data_path p --epochs=3 --learning-rate=1e-3 --use_amp --title=a=b"

@@ -87,6 +87,9 @@ def test_a_grid_from_nothing_to_tables_and_again(run, capsys):
     assert {path: path.read_bytes() for path in Path("results").glob("toy.*")} == before
     assert cli.main(["leaderboard", "--check"]) == 0
     assert list(Path("results/locks").iterdir()) == []
+    path = Path("results/toy.csv")
+    path.write_text(path.read_text().replace("ItemMemory,default,false,2,0.", "ItemMemory,default,false,2,1."))
+    assert cli.main(["leaderboard", "--check"]) == 1, "the shell is told that a table differs"
 
 
 def test_a_second_stage_begins_from_a_finished_cell_that_is_its_first(run, in_process):
