@@ -98,19 +98,18 @@ class RemainingShares:
             least = most
         many = counts > least
         if bool(many.any()):
-            number, here = many.cumsum(0) - 1, many.index_select(0, self.owners)
-            rest = int(number[-1]) + 1
-            left = RemainingShares(
-                self.catalogue,
-                self.items[here],
-                number.index_select(0, self.owners[here]),
-                self.shares[here],
-                (rest, 1),
-            )
-            most = -(-rest * _TOUCHED // max(1, len(left.items) * books))
-            found = left._in_pieces(rest, width, most, lambda begin, end: left._peaks(begin, end, width))
+            rest = self._only(many)
+            step = -(-rest.shape[0] * _TOUCHED // max(1, len(rest.items) * books))
+            found = rest._in_pieces(rest.shape[0], width, step, lambda begin, end: rest._peaks(begin, end, width))
             peaks.index_copy_(0, many.nonzero().squeeze(1), found)
         return peaks.view(*self.shape, books)
+
+    def _only(self, paths: Tensor) -> RemainingShares:
+        """Those of some paths, bool ``[B * Q]``, ``n`` of which are True, as of ``(n, 1)``."""
+        number, here = paths.cumsum(0) - 1, paths.index_select(0, self.owners)
+        owners = number.index_select(0, self.owners[here])
+        shape = int(number[-1]) + 1, 1
+        return RemainingShares(self.catalogue, self.items[here], owners, self.shares[here], shape)
 
     def _compared(self, begin: Tensor, counts: Tensor, most: int) -> Tensor:
         """The largest of paths of at most ``most`` items, which are compared with each other: ``[n, M]``."""
