@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 
 from recbole_reg4rec.errors import UserError
@@ -109,7 +110,8 @@ def path_rewards(
         "global_path": ((hits == books.shape[-1]).float() * shares).sum(-1),
     }
     if steps is None:
-        return {**found, "category_hit": found["step_hit"] * 0.0, "step_consistency": found["step_hit"] * 0.0}
+        nothing = torch.zeros_like(found["step_hit"])
+        return {**found, "category_hit": nothing, "step_consistency": nothing}
     return {
         **found,
         "category_hit": (category_hit(steps.unsqueeze(2), categories.unsqueeze(1)) * shares).sum(-1),
