@@ -101,8 +101,14 @@ def best_checkpoint(config: Any, settings: dict[str, Any], checkpoint: str | Pat
 
 
 def start_logging(config: Any) -> None:
-    """RecBole's log file and terminal output."""
+    """RecBole's log file and terminal output.
+
+    Raises:
+        UserError: the log folder cannot be written.
+    """
     try:
+        # RecBole first looks whether a folder is there and then makes it, where another process may come between.
+        Path("log", config["model"]).mkdir(parents=True, exist_ok=True)
         init_logger(config)
     except OSError as error:
         raise UserError(f"the log folder {Path('log').absolute()} cannot be written ({error.strerror})") from error

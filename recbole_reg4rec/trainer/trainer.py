@@ -64,6 +64,8 @@ class SequenceTrainer(ResumableTrainer):
         tokens: Mapping[str, Any] | None = None,
     ) -> None:
         try:
+            # Before RecBole does, which fails where another process makes it at that moment.
+            Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
             super().__init__(config, model)
         except OSError as error:
             raise UserError(

@@ -1,4 +1,6 @@
+import logging
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,15 @@ from recbole_reg4rec.data.features import build_item_features
 from recbole_reg4rec.data.sequences import WholeSequenceLoader
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.study import pipeline
-from recbole_reg4rec.study.pipeline import build_model, configure, data_fingerprint, prepare_data, tokenize_data
+from recbole_reg4rec.study.pipeline import (
+    build_model,
+    configure,
+    data_fingerprint,
+    prepare_data,
+    start_logging,
+    tokenize_data,
+)
+from recbole_reg4rec.trainer.trainer import SequenceTrainer
 
 
 @pytest.mark.parametrize("model", ["REG4Rec", "SASRecWhole", "SASRec"])
@@ -90,3 +100,20 @@ def test_features_are_built_by_one_thread_however_many_there_are(toy_data, threa
         patch.setattr(pipeline, "build_item_features", watch)
         assert toy_data().tokenized.codes.codes.shape == (13, 2)
     assert limits and set(limits) == {1}
+
+
+def test_several_processes_may_begin_at_once(toy, tmp_path, monkeypatch):
+    """RecBole looks for a folder, then makes it; what another process makes in between must not be a mistake."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(root := logging.getLogger(), "handlers", list(root.handlers))
+    config = configure("REG4Rec", "toy", config_dict=toy.settings(checkpoint_dir="saved/by/all"))
+    monkeypatch.setattr("recbole.utils.logger.ensure_dir", already_there)
+    start_logging(config)
+    monkeypatch.setattr("recbole.trainer.trainer.ensure_dir", already_there)
+    data = prepare_data(config)
+    model = build_model(config, data, tokenize_data(config, data))
+    SequenceTrainer(config, model, {}, tmp_path / "best.pth", tmp_path / "last.pth")
+
+
+def already_there(folder):
+    assert Path(folder).is_dir(), f"{folder} is left for RecBole to make"
