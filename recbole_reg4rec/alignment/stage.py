@@ -122,7 +122,8 @@ class AlignmentStage:
         model.train(self._dropout)
         old: list[Tensor] = []
         for update in range(self.updates):
-            if self._train_encoder or self._dropout:
+            # Every update changes the tokens that the encoder reads by, whether or not it is trained itself.
+            if self._train_encoder or self._dropout or update > 0:
                 history = self._read(items)
             walk = self._replay(model.decoder, history, levels)
             old = old or [log_probs.detach() for log_probs in walk.log_probs]

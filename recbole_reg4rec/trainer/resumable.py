@@ -62,6 +62,8 @@ class ResumableTrainer(Trainer):
         self.start_epoch, self.cur_step, self.finished = 0, 0, False
         self._stage_steps, self._stage_score = 0, None
         if number > 0:
+            # What stage 2 starts from is the best model of all evidence; nothing trains the item path there.
+            self.item_stop = None
             self.optimizer = self._build_optimizer(learning_rate=self.learning_rate)
 
     def _save(self, path: Path, epoch: int) -> None:

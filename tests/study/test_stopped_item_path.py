@@ -69,6 +69,18 @@ def test_a_run_without_it_is_what_it_was(toy, comparable):
     assert (watched["valid"], watched["test"]) == (plain["valid"], plain["test"])
 
 
+def test_stage_2_leaves_the_item_path_as_the_best_model_has_it(toy, falling):
+    aligned = {"stages": ["supervised", "alignment"], "align_epochs": 2, "align_future": 2, "align_group": 2}
+    # One validation without a better ranking in stage 1, so that one more would stop the item path.
+    more = {**ALL, "epochs": 3, "item_stopping_step": 2, "learning_rate": 0.01, "fit_weights": False}
+    record = toy.run(**more, **aligned, eval_batch_size=64)
+    assert [entry.get("valid_score_without_paths") for entry in record["epochs"]] == [1.0, 2.0, 1.0, None, None]
+    last = toy.checkpoint()
+    assert last["stage"] == 1 and "item_stop" not in last
+    for name, value in of_item_path(last["entry_weights"]).items():
+        assert torch.equal(value, last["state_dict"][name])
+
+
 @pytest.mark.parametrize("epoch", [2, 3])
 def test_interrupted_and_resumed_equals_uninterrupted(toy, comparable, monkeypatch, epoch):
     settings = {**ALL, "learning_rate": 0.05}
