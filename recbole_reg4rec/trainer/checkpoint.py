@@ -30,6 +30,8 @@ _FREE = frozenset({
 # fmt: on
 # Settings of stage 2 alone begin like this; they bind nothing where there is no stage 2.
 _SECOND_STAGE = ("align_", "reward_", "stages")
+# Free for a checkpoint, which may be trained further, but not for a result; of stage 1 and of stage 2.
+_LENGTHS = ("epochs", "stopping_step"), ("align_epochs", "align_stopping_step")
 
 
 def binding_settings(settings: Mapping[str, Any], first_stage: bool = False) -> dict[str, Any]:
@@ -40,6 +42,13 @@ def binding_settings(settings: Mapping[str, Any], first_stage: bool = False) -> 
     if first_stage or "alignment" not in (settings.get("stages") or ()):
         return {name: value for name, value in binding.items() if not name.startswith(_SECOND_STAGE)}
     return binding
+
+
+def deciding_settings(settings: Mapping[str, Any], first_stage: bool = False) -> dict[str, Any]:
+    """Those settings that a result belongs to: `binding_settings`, and how long the stages that there are may last."""
+    aligned = not first_stage and "alignment" in (settings.get("stages") or ())
+    lengths = (*_LENGTHS[0], *(_LENGTHS[1] if aligned else ()))
+    return {**binding_settings(settings, first_stage), **{name: settings.get(name) for name in lengths}}
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

@@ -17,13 +17,11 @@ from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.study.pipeline import configure
 from recbole_reg4rec.study.record import plain, portable_settings
 from recbole_reg4rec.study.registry import find_model
-from recbole_reg4rec.trainer.checkpoint import binding_settings
+from recbole_reg4rec.trainer.checkpoint import deciding_settings
 
 DEFAULT = "default"  # the variant of a model that is named without one
 FIRST_SEED = 2020
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-# Free for a checkpoint, which may be trained further, but not for a result.
-_DECIDES_TOO = ("epochs", "stopping_step")
 
 
 @dataclass(frozen=True)
@@ -74,16 +72,14 @@ class Cell:
 
 def cell_keys(settings: Mapping[str, Any]) -> tuple[str, str]:
     """``key`` and ``row_key`` (see `Cell`) of a run's settings, resolved or as a record has them."""
-    kept = plain(portable_settings(settings))
-    names = {**binding_settings(kept), **{name: kept.get(name) for name in _DECIDES_TOO}}
+    names = deciding_settings(plain(portable_settings(settings)))
     without_seed = {name: value for name, value in names.items() if name != "seed"}
     return _digest(names), _digest(without_seed)
 
 
 def first_stage_key(settings: Mapping[str, Any]) -> str:
     """``first_key``, see `Cell`."""
-    kept = plain(portable_settings(settings))
-    return _digest({**binding_settings(kept, first_stage=True), **{name: kept.get(name) for name in _DECIDES_TOO}})
+    return _digest(deciding_settings(plain(portable_settings(settings)), first_stage=True))
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

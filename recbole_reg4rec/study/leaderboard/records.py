@@ -103,14 +103,16 @@ def _as_trained(content: Mapping[str, Any]) -> Mapping[str, Any]:
     ``codebook_size: auto`` becomes a number where it would come to another one. Settings added since that could not
     have changed the run are taken to be there.
     """
-    settings, codewords = dict(content["settings"]), content.get("tokenizer", {}).get("codewords")
+    settings, tokenizer = dict(content["settings"]), content.get("tokenizer", {})
     items = int(content["data"]["items"])
     if content["model"] == "REG4Rec":
         added: dict[str, Any] = {name: value for name, value in _ADDED.items() if items <= value} | _NONE_BEFORE
         if settings.get("stages") == ["supervised"]:
             added |= _ADDED_TO_ALIGNMENT
         settings = {**added, **settings}
-    if settings.get("codebook_size") != "auto" or codewords in (None, default_codewords(items)):
+    # `auto` goes by the items that have features.
+    codewords, known = tokenizer.get("codewords"), items - int(tokenizer.get("items_without_features", 0))
+    if settings.get("codebook_size") != "auto" or codewords in (None, default_codewords(known)):
         return settings
     return {**settings, "codebook_size": int(codewords)}
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.study.leaderboard.records import RecordBook, RunRecord
-from recbole_reg4rec.trainer.checkpoint import binding_settings
+from recbole_reg4rec.trainer.checkpoint import deciding_settings
 from recbole_reg4rec.trainer.measures import GROUP_DEPTH, MEASURES, gains, hits, measure
 
 CURVE_DEPTHS = (1, 2, 3, 5, 10, 20, 50, 100)
@@ -107,8 +107,7 @@ class Row:
         """The settings that users gave over the property files, as text; the same for every seed."""
         names = {name for r in self.records for name in r.content["given"]} - _NOT_TOLD
         settings = self.records[0].content["settings"]
-        decide = binding_settings(settings).keys() | {"epochs", "stopping_step"}
-        return ", ".join(f"{name}={settings.get(name)}" for name in sorted(names & decide))
+        return ", ".join(f"{name}={settings.get(name)}" for name in sorted(names & deciding_settings(settings).keys()))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from recbole_reg4rec.config import resolved_settings
 from recbole_reg4rec.study.pipeline import configure
 from recbole_reg4rec.study.tuning.spaces import Space
-from recbole_reg4rec.trainer.checkpoint import binding_settings
+from recbole_reg4rec.trainer.checkpoint import deciding_settings
 
 SECONDS = "seconds"
 
@@ -80,7 +80,7 @@ class Plan:
     def contract(self) -> dict[str, Any]:
         """What every command that works on the study must agree on."""
         searched = {parameter.name for parameter in self.space.parameters}
-        settings = {name: value for name, value in binding_settings(self.base).items() if name not in searched}
+        settings = {name: value for name, value in deciding_settings(self.base).items() if name not in searched}
         return {
             "model": self.model,
             "dataset": self.dataset,

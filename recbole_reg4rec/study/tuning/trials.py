@@ -198,8 +198,9 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 def tidy(plan: Plan, study: optuna.Study) -> None:
     """Removes the checkpoints of finished trials that are not the best one."""
-    best = best_trial(study)
+    # The best one last: a trial that ends in between, and is the best, was still to come when the others were read.
     trials = [trial for trial in study.get_trials(deepcopy=False) if SLOT in trial.user_attrs]
+    best = best_trial(study)
     # A trial that is still to come may go on from its checkpoint.
     keep = {trial.user_attrs[SLOT] for trial in trials if not trial.state.is_finished()}
     keep |= {best.user_attrs[SLOT]} if best else set()

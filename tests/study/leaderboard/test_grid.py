@@ -4,7 +4,7 @@ import pytest
 
 from recbole_reg4rec.config import properties_dir
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.study.leaderboard.grid import Asked, cell_keys, load_variants, parse_seeds, plan
+from recbole_reg4rec.study.leaderboard.grid import Asked, cell_keys, first_stage_key, load_variants, parse_seeds, plan
 
 SMALL = {"use_gpu": "False"}
 
@@ -54,6 +54,14 @@ def test_keys_hold_what_decides_a_result_and_nothing_else():
         assert keys(**binding)[1] != cell.row_key, binding
     other = keys(seed=99)
     assert other[0] != cell.key and other[1] == cell.row_key
+
+
+def test_how_long_stage_2_lasts_decides_only_where_there_is_one():
+    plain, aligned = asked("REG4Rec:paper,REG4Rec:paper-aligned")
+    for more in ({"align_epochs": 30}, {"align_stopping_step": 9}):
+        assert cell_keys({**plain.job["settings"], **more}) == (plain.key, plain.row_key)
+        assert cell_keys({**aligned.job["settings"], **more})[1] != aligned.row_key
+        assert first_stage_key({**aligned.job["settings"], **more}) == plain.first_key
 
 
 def test_a_model_without_training_leaves_epochs_out():

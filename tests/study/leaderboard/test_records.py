@@ -88,6 +88,15 @@ def test_a_run_of_another_rule_for_auto_is_no_run_of_todays(records):
     assert [record.file for record in book.row(keys[of_today], "f" * 16)] == [of_today]
 
 
+def test_auto_goes_by_the_items_that_have_features(records):
+    # 46 items would have 16 codewords, the 45 that have features have 8.
+    file = records.write(codebook_size="auto")
+    data = json.loads((records.runs / file).read_text())["data"]
+    before = records.book().records[file].row_key
+    records.change(file, data={**data, "items": 46}, tokenizer={"codewords": 8, "items_without_features": 1})
+    assert records.book().records[file].row_key == before
+
+
 def test_a_run_from_before_a_setting_that_changes_nothing_there_still_counts(records):
     today = records.write(model="REG4Rec", softmax_items=20_000)
     before = records.write(model="REG4Rec", seed=2)

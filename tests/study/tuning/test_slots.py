@@ -180,6 +180,9 @@ def test_a_study_about_something_else_is_refused_naming_what(begun, plan, tuner)
     ):
         with pytest.raises(UserError, match=said):
             begin_or_join(other, storage)
+    rates = "search:\n  learning_rate: {choice: [0.01, 0.02]}\n"
+    short, long = (plan(rates, "SASRecWhole", settings={"epochs": epochs}).contract() for epochs in (1, 2))
+    assert (short["settings"].pop("epochs"), long["settings"].pop("epochs")) == (1, 2) and short == long
     same = plan(trials=50, storage=made.storage, sampler="random", pruner="none", settings={"show_progress": True})
     begin_or_join(same, storage)
 

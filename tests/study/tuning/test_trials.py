@@ -5,7 +5,7 @@ import weakref
 import optuna
 import pytest
 import torch
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from recbole_reg4rec.study import job
 from recbole_reg4rec.study.tuning import trials as module
@@ -76,6 +76,20 @@ def test_checkpoints_of_all_but_the_best_are_removed(begin):
     work(made, 0, 1, None)
     assert [path.name for path in made.checkpoints.iterdir()] == [f"trial-{best_trial(study).user_attrs[SLOT]}"]
     assert checkpoint_file(made, best_trial(study).user_attrs[SLOT]).is_file()
+
+
+def test_a_trial_that_ends_as_the_best_while_another_tidies_keeps_its_checkpoint(begin, monkeypatch):
+    made, _, study = begin(RATES, "SASRecWhole", 2, {"epochs": 1})
+    files = [checkpoint_file(made, slot) for slot in (0, 1)]
+    for file in files:
+        file.parent.mkdir(parents=True)
+    # What a process sees that looks at the trials, and then for the best of them.
+    old = create_trial(value=0.1, user_attrs={SLOT: 0})
+    running = create_trial(state=TrialState.RUNNING, user_attrs={SLOT: 1})
+    looks = iter([[old, running], [old, create_trial(value=0.2, user_attrs={SLOT: 1})]])
+    monkeypatch.setattr(study, "get_trials", lambda **more: next(looks))
+    module.tidy(made, study)
+    assert [file.parent.is_dir() for file in files] == [False, True]
 
 
 def test_failures_are_recorded_and_the_study_goes_on(begin, monkeypatch):
