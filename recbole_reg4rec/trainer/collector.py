@@ -31,6 +31,12 @@ def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     return (scores >= own).sum(1) - 1
 
 
+def ranks_from_one(scores: Tensor, targets: Tensor) -> Tensor:
+    """As `target_ranks`, but counted from 1, and 0 where the target itself is excluded."""
+    ruled_out = scores.gather(1, targets.unsqueeze(1)).squeeze(1).isneginf()
+    return (target_ranks(scores, targets) + 1).masked_fill_(ruled_out, 0)
+
+
 class RankCollector(Collector):
     """RecBole's Collector whose ``rec.topk`` comes from `target_ranks`; keeps the ranks, int64 ``[users]``."""
 

@@ -156,7 +156,11 @@ class _Network(nn.Module):
         self.trust = nn.Parameter(torch.ones(()))
 
     def forward(self, first: Tensor, inputs: Tensor) -> Tensor:
-        return corrected(first, inputs, self.inner, self.inner_bias, self.outer, self.trust)
+        ruled_out = first.isneginf()
+        # Their gradient is 0, which times minus infinity would be NaN, in `trust`.
+        first = first.masked_fill(ruled_out, 0.0)
+        scores = corrected(first, inputs, self.inner, self.inner_bias, self.outer, self.trust)
+        return scores.masked_fill(ruled_out, -torch.inf)
 
     def inputs(self, users: _Users) -> Tensor:
         return standardised(users.seen, self.mean, self.deviation)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recbole_reg4rec.trainer.collector import target_ranks
+from recbole_reg4rec.trainer.collector import ranks_from_one
 from recbole_reg4rec.trainer.weights import rank_metric
 
 
@@ -65,9 +65,7 @@ class ItemStop:
         targets = targets.to(rest.device)
         if seen is not None:
             rest[seen[0].to(rest.device), seen[1].to(rest.device)] = -torch.inf
-        ruled_out = rest.gather(1, targets.unsqueeze(1)).squeeze(1).isneginf()
-        ranks = (target_ranks(rest, targets) + 1).masked_fill_(ruled_out, 0)
-        self._values.append(self._value(ranks.cpu().numpy()))
+        self._values.append(self._value(ranks_from_one(rest, targets).cpu().numpy()))
 
     def judge(self) -> dict[str, Any]:
         """Behind a validation: is the item path at its best? What the epoch's log says about it."""

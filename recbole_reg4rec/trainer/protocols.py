@@ -19,7 +19,7 @@ from recbole_reg4rec.data.groups import (
     target_groups,
     training_counts,
 )
-from recbole_reg4rec.trainer.collector import target_ranks
+from recbole_reg4rec.trainer.collector import ranks_from_one
 from recbole_reg4rec.trainer.measures import GROUP_DEPTH, measure, measure_groups, measure_lists
 
 PROTOCOLS = ("unmasked", "masked")
@@ -72,9 +72,7 @@ class BothProtocols:
         scores[rows, items] = kept
 
     def _take(self, protocol: str, scores: Tensor, targets: Tensor) -> None:
-        ranks = target_ranks(scores, targets) + 1
-        ruled_out = scores.gather(1, targets.unsqueeze(1)).squeeze(1).isneginf()
-        self._ranks[protocol].append(torch.where(ruled_out, torch.zeros_like(ranks), ranks).cpu())
+        self._ranks[protocol].append(ranks_from_one(scores, targets).cpu())
         self._lists[protocol].append(top_lists(scores, GROUP_DEPTH).cpu())
 
     def report(self, train: Any, test: Any) -> TestReport:

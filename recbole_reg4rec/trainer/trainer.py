@@ -257,18 +257,9 @@ class SequenceTrainer(ResumableTrainer):
         self.tensorboard.add_scalar("Valid_score", score, epoch)
         self.wandblogger.log_metrics({**result, "valid_step": epoch}, head="valid")
         if self.finished and verbose:
-            self.logger.info(f"Finished training, best eval result in epoch {self._best_epoch(entry)}")
+            summary = stage_summary([*self.epochs_log, entry], self.winner, self._targets_an_epoch, bigger)
+            self.logger.info(f"Finished training, best eval result in epoch {summary[self.stage.name]['best_epoch']}")
         return bool(improved)
-
-    def _best_epoch(self, newest: dict[str, Any]) -> int:
-        """The epoch of this stage that validated best, the earliest of equals."""
-        scores = {
-            entry["epoch"]: entry["valid_score"]
-            for entry in [*self.epochs_log, newest]
-            if entry["stage"] == self.stage.name and "valid_score" in entry
-        }
-        best = max(scores.values()) if self.valid_metric_bigger else min(scores.values())
-        return next(int(epoch) for epoch, score in scores.items() if score == best)
 
     @without_anomaly_detection()
     def _train_epoch(

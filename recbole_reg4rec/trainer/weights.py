@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_reg4rec.trainer.collector import target_ranks
+from recbole_reg4rec.trainer.collector import ranks_from_one
 from recbole_reg4rec.trainer.heap import ReleasesFreeMemory
 from recbole_reg4rec.trainer.measures import gains, hits, reciprocals
 
@@ -124,8 +124,7 @@ def fit_weights(
         for number, scores in enumerate(_weighed(evidence, tried)):
             if seen is not None:
                 scores[seen[0].to(scores.device), seen[1].to(scores.device)] = -torch.inf
-            ruled_out = scores.gather(1, targets.unsqueeze(1)).squeeze(1).isneginf()
-            ranks[number] = (target_ranks(scores, targets) + 1).masked_fill_(ruled_out, 0)
+            ranks[number] = ranks_from_one(scores, targets)
         parts.append(value(ranks.cpu().numpy()))
         users += len(targets)
         for scores in evidence.values():

@@ -107,6 +107,18 @@ def test_ruled_out_items_are_no_rivals() -> None:
     assert fit_gate(Fixed(evidence, items=ITEMS), gone, "Recall@1", 1) is None, "no target is within reach"
 
 
+def test_items_ruled_out_among_the_first_do_not_spoil_the_fit() -> None:
+    evidence, targets = one_or_the_other(400)
+    rows = torch.arange(50).repeat_interleave(3)
+    beside = torch.tensor([0, 1, 2])
+    # More than the padding item makes room for, so that they are among the first.
+    mask = [(p[0], p[1], (rows, ((p[1].unsqueeze(1) + beside) % ITEMS + 1).flatten())) for p in batches(targets)]
+    model = Fixed(evidence, items=ITEMS)
+    fit = fit_gate(model, mask, "NDCG@10", 1)
+    assert fit is not None and fit.kept and fit.score > fit.given_score + 0.1
+    assert model.gate is not None and bool(model.gate.trust.isfinite())
+
+
 def test_nothing_to_fit() -> None:
     evidence, targets = one_or_the_other(100)
     alone = Fixed({"recognise": evidence["recognise"]})

@@ -52,9 +52,10 @@ def test_fit_logs_saves_and_reports(trainer_of):
     assert all(len(entry["loss"]) == 2 for entry in trainer.epochs_log)
 
 
-def test_the_log_names_the_best_epoch_when_the_last_one_is_validated_out_of_turn(trainer_of, monkeypatch):
+@pytest.mark.parametrize("first", [0.2, 0.3])  # of equal ones the later is kept
+def test_the_log_names_the_best_epoch_when_the_last_one_is_validated_out_of_turn(trainer_of, monkeypatch, first):
     trainer, toy = trainer_of(epochs=5, eval_step=2, stopping_step=1)
-    scores, told = iter([{"ndcg@5": 0.2}, {"ndcg@5": 0.3}, {"ndcg@5": 0.1}]), []
+    scores, told = iter([{"ndcg@5": first}, {"ndcg@5": 0.3}, {"ndcg@5": 0.1}]), []
     monkeypatch.setattr(trainer, "evaluate", lambda *args, **named: next(scores))
     monkeypatch.setattr(trainer.logger, "info", told.append)
     monkeypatch.setattr(trainer, "stopping_step", 0)  # any validation without a gain ends training
