@@ -75,7 +75,7 @@ _GRID = {
     "check": "recompute the tables that are there and say which differ",
 }
 _EXPLAIN = {
-    "users": "ids of users of the test set, separated by commas (default: its first user)",
+    "users": 'ids of users of the test set, separated by commas or as ["a", "b, c"] (default: its first user)',
     "items": "ids of a history given by hand, oldest first, separated by commas",
     "top": "how many items (default: 10)",
     "json": "file to write the explanations to as well",

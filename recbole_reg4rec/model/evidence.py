@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,12 @@ class EvidenceWeights:
     remember: float
     repeat: float
     control: float = 0.0
+
+    @classmethod
+    def from_settings(cls, config: Any) -> EvidenceWeights:
+        """The settings ``*_weight``; the control has that of reason, whose place it takes."""
+        kinds = ("reason", "recognise", "remember", "repeat", "reason")
+        return cls(*(float(config[f"{kind}_weight"]) for kind in kinds))
 
     @classmethod
     def from_tensor(cls, weights: Tensor) -> EvidenceWeights:

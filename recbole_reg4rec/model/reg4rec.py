@@ -80,13 +80,7 @@ class REG4Rec(SequentialRecommender):
         self.repeat = None
         if config["repeat"]:
             self.repeat = Repeat(repeat_odds(training_sequences(dataset), dataset.item_num))
-        self.given_weights = EvidenceWeights(
-            reason=float(config["reason_weight"]),
-            recognise=float(config["recognise_weight"]),
-            remember=float(config["remember_weight"]),
-            repeat=float(config["repeat_weight"]),
-            control=float(config["reason_weight"]),
-        )
+        self.given_weights = EvidenceWeights.from_settings(config)
         # Part of what is learned: they may be fitted on validation.
         self.register_buffer("fitted_weights", self.given_weights.as_tensor())
         # Each reads the histories in its own way: trained as one they get in each other's, and two that err alike say
@@ -361,7 +355,7 @@ class REG4Rec(SequentialRecommender):
         """Scores of all items for histories: int64 ``[B, T]`` (0 pads on the right) and ``[B]``, in ``[1, T]``.
 
         ``seen``: int64 ``[B, S]``, all that the users took, oldest first, 0 pads; none: what is in ``items``.
-        ``search``: look for paths even where reasoning has no weight.
+        ``search``: look for paths even where reasoning has no weight; the scores are the same.
         """
         weights, evidence = self.weights, dict[str, Tensor]()
         paths = None
@@ -376,8 +370,12 @@ class REG4Rec(SequentialRecommender):
             evidence["remember"] = log_share(self.memory(items, lengths))
         if self.repeat is not None:
             evidence["repeat"] = self.repeat.scores(items if seen is None else seen, self.n_items)
-        summed = weights.combine(evidence)
-        return Ranking(summed if self.gate is None else self.gate(summed, evidence), summed, evidence, paths)
+        summed = scores = weights.combine(evidence)
+        if self.gate is not None:
+            # Paths that were looked for although they weigh nothing were not there when the gate was fitted.
+            known = {name: part for name, part in evidence.items() if name != "reason" or weights.reason > 0}
+            scores = self.gate(summed, known)
+        return Ranking(scores, summed, evidence, paths)
 
     def predict(self, interaction: Interaction) -> Tensor:
         """The same scores for one item a row, float32 ``[B]``."""

@@ -67,10 +67,21 @@ def _depth(top: str | None) -> int:
 def _names(text: str | None, argument: str) -> list[str]:
     if text is None:
         return []
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = _listed(text)
+    if names is None:
+        names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise UserError(f"--{argument} is '{text}', which names nothing; give ids separated by commas")
     return names
+
+
+def _listed(text: str) -> list[str] | None:
+    """Ids as a JSON list of texts, for those with commas or spaces at an end; None where it is none."""
+    try:
+        found = json_text.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else None
 
 
 def _write(path: Path, explainer: Explainer, found: list[Explanation]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from recbole_reg4rec.config import known_settings, load_yaml, resolved_settings
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.model.evidence import EvidenceWeights
 from recbole_reg4rec.study.kept_tokens import kept_tokens
 from recbole_reg4rec.study.pipeline import (
     PreparedData,
@@ -92,12 +94,12 @@ def load_trained(
     tokens = None
     if getattr(config.model_class, "needs_tokens", False):
         tokens = kept_tokens(state, path, data.train._dataset) or tokenize_data(config, data)
-    recommender = build_model(config, data, tokens)
+    recommender = build_model(_weighed_as_trained(config, state["settings"]), data, tokens)
     fill_model(path, state, recommender, data_fingerprint(data, tokens))
     asked = DECODING_SETTINGS & (set(given) | set(texts))
     if hasattr(recommender, "weigh") and any(name.endswith("_weight") for name in asked):
         # What is asked for now goes before what was chosen on validation.
-        recommender.weigh(recommender.given_weights)
+        recommender.weigh(EvidenceWeights.from_settings(config))
     return TrainedModel(config, settings, data, tokens, recommender.eval(), path)
 
 
@@ -113,6 +115,14 @@ def _settings_of(state: Mapping[str, Any], config: Any, dataset: str, given: set
         if name not in given and then.get(name) and Path(then[name]).is_dir():
             learned[name] = then[name]
     return learned
+
+
+def _weighed_as_trained(config: Any, then: Mapping[str, Any]) -> Any:
+    """The configuration with the weights of training: a gate is made for the kinds of evidence that had one."""
+    weights = {name: then[name] for name in DECODING_SETTINGS if name.endswith("_weight") and name in then}
+    weighed = copy.copy(config)
+    weighed.final_config_dict = {**config.final_config_dict, **weights}
+    return weighed
 
 
 def _as_trained(settings: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:

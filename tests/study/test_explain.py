@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from recbole_reg4rec import cli
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.study import explain as module
 from recbole_reg4rec.study.explain import Explainer
-from recbole_reg4rec.study.explain_report import explanation_table
+from recbole_reg4rec.study.explain_report import _names, explanation_table
 from recbole_reg4rec.study.trained import load_trained
 
 CORP = {"corp": True, "corp_threshold": 0.9, "corp_min_beams": 2}
@@ -89,6 +90,23 @@ def test_what_a_gate_moves_is_shown_beside_the_evidence(toy: Any) -> None:
             assert item.score == float(scores[row, numbers[item.item]])
             assert item.score == pytest.approx(sum(part.contribution for part in item.evidence), abs=1e-3)
             assert item.evidence[-1].contribution != 0.0
+
+
+def test_a_gate_does_not_see_paths_that_are_shown_and_weigh_nothing(toy: Any) -> None:
+    toy.run(beam_width=8, epochs=1, **OTHER_EVIDENCE)
+    explainer = load(toy)
+    model = explainer.model
+    assert model.gate is not None
+    model.gate.inner.fill_(-0.3)
+    model.gate.outer.fill_(2.0)
+    model.gate.fitted.fill_(True)
+    model.weigh(replace(model.weights, reason=0.0))
+    names, scores = predicted(explainer)
+    numbers = explainer.trained.data.dataset.field2token_id["item_id"]
+    (found,) = explainer.users(names[:1], top=5)
+    assert any(item.steps for item in found.top)
+    for item in found.top:
+        assert item.score == float(scores[0, numbers[item.item]])
 
 
 def test_a_path_that_ends_early_shows_what_it_decided_on(toy: Any) -> None:
@@ -234,3 +252,10 @@ def test_the_command_line(shared_toy: Any, capsys: pytest.CaptureFixture[str]) -
         assert cli.main([*argv, wrong]) == cli.EXIT_USER_ERROR
         error = capsys.readouterr().err
         assert sentence in error and error.count("\n") == 1
+
+
+def test_ids_with_commas_and_spaces_are_given_as_a_list() -> None:
+    assert _names("a, b c", "users") == ["a", "b c"] and _names("007", "users") == ["007"]
+    assert _names('[" a, b ", "c"]', "users") == [" a, b ", "c"]
+    with pytest.raises(UserError, match="names nothing"):
+        _names("[]", "users")

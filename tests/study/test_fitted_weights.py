@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 
 import pytest
-import torch
 
+from recbole_reg4rec.model.evidence import EvidenceWeights
 from recbole_reg4rec.study.trained import load_trained
 from recbole_reg4rec.trainer import trainer as trainer_module
 from recbole_reg4rec.trainer.weights import WeightFit
@@ -70,7 +70,7 @@ def test_a_weight_given_when_the_model_is_asked_goes_before_the_chosen(toy, chos
     assert loaded.model.weights.remember == CHOSEN["remember"] and loaded.model.weights.reason == CHOSEN["reason"]
     asked = load_trained("toy", config_dict={**settings, "remember_weight": 5.0})
     assert asked.model.weights.remember == 5.0
-    assert torch.equal(asked.model.fitted_weights, asked.model.given_weights.as_tensor())
+    assert asked.model.weights == EvidenceWeights.from_settings(asked.config)
 
 
 def test_models_of_one_kind_of_evidence_have_nothing_to_weigh(toy):

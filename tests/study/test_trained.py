@@ -51,6 +51,14 @@ def test_how_it_is_asked_may_differ_from_training(shared_toy: Any, tmp_path: Pat
     assert trained.model.corp.steps == (3,) and trained.model.corp.threshold == 0.7
 
 
+def test_a_kind_of_evidence_may_lose_its_weight_behind_a_gate(toy: Any) -> None:
+    toy.run(item_path=True, memory=True, repeat=True, epochs=1)
+    asked = load_trained("toy", checkpoint(toy), config_dict={**LIGHT, "reason_weight": 0.0, "remember_weight": 0.5})
+    assert asked.model.gate.kinds == ("reason", "recognise", "remember", "repeat"), "as it was fitted"
+    assert (asked.model.weights.reason, asked.model.weights.remember) == (0.0, 0.5)
+    assert (asked.config["reason_weight"], asked.settings["remember_weight"]) == (0.0, 0.5)
+
+
 def test_a_checkpoint_from_before_a_decoding_setting_still_loads(shared_toy: Any, tmp_path: Path) -> None:
     state = torch.load(checkpoint(shared_toy), weights_only=True)
     for name in [name for name in state["settings"] if name.startswith("corp")]:
