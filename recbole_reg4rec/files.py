@@ -58,6 +58,29 @@ def exclusive(path: Path, keep: bool = False) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Lets one process at a time into the block and turns the others away; ``path`` is the lock's own file and stays.
+
+    Where the file system has no locks, nobody is turned away.
+
+    Raises:
+        filelock.Timeout: another process is inside.
+    """
+    lock = filelock.FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise
+    except (OSError, NotImplementedError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def check_writable(folder: Path) -> None:
     """Makes a folder and proves that files can be written there.
 

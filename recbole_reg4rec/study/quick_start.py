@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging import getLogger
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import filelock
 from recbole.utils import set_color
 
-from recbole_reg4rec.config import given_settings
+from recbole_reg4rec.config import given_settings, resolved_settings
+from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.files import alone
 from recbole_reg4rec.study.job import assemble, evaluate, train
-from recbole_reg4rec.study.pipeline import configure, start_logging
+from recbole_reg4rec.study.pipeline import best_checkpoint, configure, start_logging
 from recbole_reg4rec.study.record import (
     check_results_dir,
     peak_gpu_memory_mb,
@@ -20,6 +25,7 @@ from recbole_reg4rec.study.record import (
     write_record,
 )
 from recbole_reg4rec.study.report import result_table
+from recbole_reg4rec.trainer.checkpoint import check_checkpoint_path
 from recbole_reg4rec.versions import collect_versions
 
 
@@ -53,9 +59,10 @@ def run(
     config = configure(model, dataset, config_file_list, config_dict, command_line)
     runs = check_results_dir(Path(results_dir))
     start_logging(config)
-    job = assemble(config, checkpoint, resume)
-    train(job, resume)
-    outcome = evaluate(job)
+    with _alone_with(best_checkpoint(config, resolved_settings(config), checkpoint)):
+        job = assemble(config, checkpoint, resume)
+        train(job, resume)
+        outcome = evaluate(job)
     logger, tokens, trainer = getLogger(), job.tokens, job.trainer
     logger.info(set_color("best valid ", "yellow") + f": {outcome.valid}")
     logger.info(set_color("test result", "yellow") + f": {outcome.test}")
@@ -102,3 +109,20 @@ def run(
     print(result_table(record))
     print(f"record: {path}")
     return record
+
+
+@contextmanager
+def _alone_with(best: Path) -> Iterator[None]:
+    """No other run writes this checkpoint meanwhile: one with other ``epochs``, say, has the same file by default.
+
+    Raises:
+        UserError: another run does, or the folder cannot be written.
+    """
+    check_checkpoint_path(best)
+    try:
+        with alone(best.with_name(f".{best.name}.lock")):
+            yield
+    except filelock.Timeout as error:
+        raise UserError(
+            f"another run is writing checkpoint {best} at this moment; wait for its end, or give another --checkpoint"
+        ) from error

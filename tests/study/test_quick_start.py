@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.files import alone
 from recbole_reg4rec.study import job
 from recbole_reg4rec.trainer.checkpoint import FORMAT
 
@@ -237,8 +238,9 @@ def test_masking_changes_protocol_and_never_shows_seen_items(toy, monkeypatch):
 
 def test_sampled_evaluation_runs(toy):
     arguments = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni10"}
-    record = toy.run("SASRec", epochs=1, eval_args=arguments)
-    assert record["test"]["recall@10"] > 0.5, "eleven candidates"
+    for model, more in (("SASRec", {}), ("REG4Rec", {"item_path": True, "repeat": True})):
+        record = toy.run(model, epochs=1, eval_args=arguments, **more)
+        assert record["test"]["recall@10"] > 0.5, "eleven candidates"
 
 
 def test_whole_list_metrics_run(toy):
@@ -257,3 +259,13 @@ def test_the_last_epoch_is_always_validated(toy):
     assert ["valid" in entry for entry in record["epochs"]] == [False, True, True]
     alone = toy.run(epochs=1, eval_step=5)
     assert alone["valid"] == alone["epochs"][0]["valid"]
+
+
+def test_two_runs_on_one_checkpoint_are_refused(toy):
+    """The folder does not tell ``epochs`` apart: one run would report what the other has trained."""
+    first = toy.run(model="SASRecWhole", epochs=1)
+    best = toy.saved / first["checkpoint"]
+    with alone(best.with_name(f".{best.name}.lock")), pytest.raises(UserError, match="another run is writing"):
+        toy.run(model="SASRecWhole", epochs=2)
+    assert len(toy.records()) == 1
+    assert toy.run(model="SASRecWhole", epochs=2)["stages"] != first["stages"]
