@@ -218,7 +218,8 @@ def _choose_books(
         total = best.logsumexp(-1, keepdim=True)
         return books, best - total.masked_fill(total.isinf(), 0.0)
     if order == "random":
-        draw = torch.rand(closed.shape, generator=generator, device="cpu").to(closed.device)
+        # The same for every user, so that a path does not depend on who else is in the batch.
+        draw = torch.rand(closed.shape[1:], generator=generator, device="cpu").to(closed.device).expand(closed.shape)
         books = draw.masked_fill(closed, -1.0).argmax(-1, keepdim=True)
     else:
         books = torch.full((*closed.shape[:-1], 1), step, dtype=torch.int64, device=closed.device)

@@ -131,11 +131,17 @@ def test_a_wider_beam_never_loses_the_best_path_of_a_narrow_one() -> None:
     assert best == sorted(best)
 
 
-def test_single_rows_equal_the_batch() -> None:
+@pytest.mark.parametrize("order", ["confidence", "random", "fixed"])
+def test_single_rows_equal_the_batch(order: str) -> None:
     catalogue = Catalogue(unique_codes(9), WORDS)
-    together = item_scores(beam_search(ToyModel([1, 2, 3]), catalogue, width=5), catalogue)
+
+    def scores(users: list[int]) -> Tensor:
+        generator = torch.Generator().manual_seed(3)
+        return item_scores(beam_search(ToyModel(users), catalogue, 5, order=order, generator=generator), catalogue)
+
+    together = scores([1, 2, 3])
     for row, user in enumerate([1, 2, 3]):
-        alone = item_scores(beam_search(ToyModel([user]), catalogue, width=5), catalogue)
+        alone = scores([user])
         assert torch.allclose(together[row], alone[0], atol=1e-5)
 
 
