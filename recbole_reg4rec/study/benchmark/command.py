@@ -160,11 +160,11 @@ def _rates(helper: Worker, options: Options, tell: Tell) -> dict[str, Any]:
     )
 
 
-def _better(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def _better(one: Any, other: Any) -> Any:
     """Of two measurements of the machine the better figure each: what disturbed one of them was somebody else."""
-    products = {shape: max(rate, other["gemm_gflops"][shape]) for shape, rate in one["gemm_gflops"].items()}
-    best = {name: max(one[name], other[name]) for name in ("best_gflops", "copy_gb_a_second")}
-    return {"gemm_gflops": products, **best, "gpu": other["gpu"]}
+    if isinstance(one, Mapping):
+        return {name: _better(value, other[name]) for name, value in one.items()}
+    return max(one, other) if isinstance(one, float) else one
 
 
 def _as_dict(goal: Goal) -> dict[str, Any]:

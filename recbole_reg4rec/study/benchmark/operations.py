@@ -28,7 +28,8 @@ class Shapes:
     ``items``: rows of the item path's full softmax, ``first_items``: of that of the first step, 0 without.
     ``beam``: paths kept a step, 0 without a search. ``looks_at_categories``: in decoding. ``states``: states an item
     has in the encoder. ``read``: mean number of items that a trained position reads; ``positions``: positions encoded
-    for each that is trained; ``history``: mean items a user has in evaluation.
+    for each that is trained; ``later``: share of the trained positions at which the steps behind the first are trained;
+    ``history``: mean items a user has in evaluation.
     """
 
     width: int
@@ -48,6 +49,7 @@ class Shapes:
     positions: float
     history: float
     read_once: int = 0
+    later: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -84,6 +86,7 @@ def shapes_of(model: Any, config: Any, data: Any) -> Shapes | None:
         positions=float(length.sum() / trained.sum()),
         history=float(test.inter_feat[test.item_list_length_field].float().mean()),
         read_once=int(model.item_path is not None and config["history_form"] == "fused"),
+        later=model.later_share,
     )
 
 
@@ -91,8 +94,8 @@ def training_operations(shapes: Shapes) -> float:
     """Operations a trained target, stage 1, forward and backward."""
     one = shapes.positions * _encoded_item(shapes, shapes.read)
     for step in range(shapes.steps):
-        one += _decoder_step(shapes, step, shapes.read) + _token_head(shapes, step)
-        one += 2 * shapes.width * shapes.categories
+        of_step = _decoder_step(shapes, step, shapes.read) + _token_head(shapes, step)
+        one += (of_step + 2 * shapes.width * shapes.categories) * (shapes.later if step else 1.0)
     return _WITH_GRADIENT * (one + _softmax(shapes, shapes.items))
 
 

@@ -35,6 +35,8 @@ def test_counted_by_hand():
     # heads: 8 + 4*4*open, categories 20; items: 8 + 4*6.
     training = 3 * ((72 + 16) + (72 + 40 + 20) + (104 + 24 + 20) + 32)
     assert training_operations(Shapes(**TINY)) == training == 1200
+    # The steps behind the first on a quarter of the rows.
+    assert training_operations(Shapes(**TINY, later=0.25)) == 1200 - 3 * 0.75 * (104 + 24 + 20)
     decoding = 2 * (68 + 16) + (72 + 40 + 20) + 3 * (104 + 24 + 20) + 32
     assert decoding_operations(Shapes(**TINY)) == decoding == 776
     # Tokens as totals of items: the first step compares with 7 items and a bias, later ones with few.
