@@ -14,7 +14,7 @@ from recbole.utils.enum_type import FeatureType
 from sklearn.cluster import KMeans
 
 from recbole_reg4rec.data.dataset import OrderedDataset
-from recbole_reg4rec.data.features import ItemFeatures, column_words, item_columns
+from recbole_reg4rec.data.features import ItemFeatures, column_words, is_filled, item_columns
 from recbole_reg4rec.errors import UserError
 
 
@@ -69,10 +69,11 @@ def build_item_categories(config: Any, dataset: OrderedDataset, features: ItemFe
 
 
 def _guess(dataset: OrderedDataset, available: dict[str, FeatureType]) -> str | None:
-    """The column whose name says category, genre or class; titles and brands never."""
+    """The column whose name says category, genre or class and which holds something; titles and brands never."""
     for hint in ("categor", "genre", "class"):
         for name, kind in available.items():
-            if hint in name.lower() and kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ):
+            token = kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
+            if hint in name.lower() and token and is_filled(dataset, name):
                 return name
     return None
 

@@ -94,6 +94,11 @@ def _filled(dataset: OrderedDataset, name: str) -> int:
     return int((dataset.item_feat[name] > 0).sum())
 
 
+def is_filled(dataset: OrderedDataset, name: str) -> bool:
+    """Whether any item has a value in a token column."""
+    return _filled(dataset, name) > 0
+
+
 def item_columns(dataset: OrderedDataset) -> dict[str, FeatureType]:
     """Columns of the item data other than the id, with their types; empty where there is no item file."""
     if dataset.item_feat is None:
@@ -143,8 +148,9 @@ def build_item_features(config: Any, dataset: OrderedDataset, sequences: Trainin
         parts.append(("collaborative", weight * collaborative))
     if not parts:
         raise UserError(
-            f"data set {dataset.dataset_name} gives the tokenizer nothing to describe items by: it has no item columns "
-            "and collaborative_dim or collaborative_weight is 0"
+            f"data set {dataset.dataset_name} gives the tokenizer nothing to describe items by: no item column that is "
+            "read holds anything, and collaborative_dim or collaborative_weight is 0, or too few items follow one "
+            "another in training; add item columns or interactions"
         )
     matrix = np.concatenate([block for _, block in parts], axis=1).astype(np.float32)
     known = np.abs(matrix).sum(axis=1) > 0
@@ -247,6 +253,8 @@ def _collaborative_part(sequences: TrainingSequences, items: int, dim: int, wind
 
 def _reduce(matrix: sp.spmatrix, dim: int, seed: int, power: float = 1.0) -> Array:
     """Left singular vectors times singular values to ``power``, float64 ``[rows, dim]``."""
+    if matrix.shape[1] == 1:  # one word in all: nothing to reduce, which sklearn refuses to do
+        return np.asarray(matrix.todense(), dtype=np.float64)
     svd = TruncatedSVD(n_components=dim, random_state=seed)
     scores = svd.fit_transform(matrix)
     if power == 1.0:

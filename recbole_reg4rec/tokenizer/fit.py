@@ -89,7 +89,11 @@ def fit_mpq(
 
 
 def check_codewords(codewords: int, items: int) -> None:
-    """UserError where there are more codewords than items with features."""
+    """UserError where there are more codewords than items with features, or too few items for any."""
+    if items < 2:
+        raise UserError(
+            f"{items} items have features, but codewords need 2 or more to tell apart; add item columns or interactions"
+        )
     if codewords > items:
         raise UserError(
             f"setting codebook_size is {codewords}, but only {items} items have features to fit codewords "

@@ -142,11 +142,11 @@ def _look_up(codebook: Tensor, codes: Tensor) -> Tensor:
 
 
 def _slices(axes: Tensor, codebooks: int, dim: int) -> Tensor:
-    """Maps ``[M, F, d_z]`` that deal the principal axes out to the experts in turn."""
+    """Maps ``[M, F, d_z]`` that deal the principal axes out to the experts in turn, anew where there are fewer axes."""
     features = len(axes)
     spread, _ = torch.linalg.qr(torch.randn(max(features, dim), max(features, dim)))
     maps = torch.zeros(codebooks, features, dim)
     for book in range(codebooks):
-        dealt = torch.arange(book, features, codebooks)
+        dealt = torch.arange(book % features, features, codebooks)
         maps[book] = axes[:, dealt] @ spread[dealt, :dim]
     return maps

@@ -91,3 +91,9 @@ def test_mistakes_are_named(toy_data, settings, expected):
         items, columns = rows(), COLUMNS
     with pytest.raises(UserError, match=expected):
         _ = toy_data(item=items, item_columns=columns, **settings).categories
+
+
+def test_an_empty_column_is_not_guessed(toy_data):
+    items = [(*row, None) for row in rows()]
+    columns = ("item_id:token", "class:token_seq", "title:token_seq", "brand:token", "category:token")
+    assert toy_data(item=items, item_columns=columns).categories.source == "class"

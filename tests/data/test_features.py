@@ -195,3 +195,10 @@ def test_whatever_way_it_is_called(toy_data):
     toy = toy_data(item=item_rows())
     again = build_item_features(toy.config, toy.data.test._dataset, toy.sequences)
     assert again.matrix.tobytes() == toy.features.matrix.tobytes()
+
+
+def test_one_word_in_all(toy_data):
+    rows = [(f"i{i}", "word" if i % 2 else None, None) for i in range(12)]
+    features = toy_data(cyclic_rows(users=12), rows).features
+    assert features.parts["text"] == 1
+    assert sorted(part_of(features, "text")[1:, 0].tolist()) == [0.0] * 6 + [1.0] * 6

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from recbole_reg4rec.tokenizer.mpq import _slices
+
 
 def test_shapes_and_unit_vectors(fitted):
     model, rows = fitted()
@@ -111,3 +113,9 @@ def test_codebook_and_commitment_pull_one_side_each(fitted):
     out.commitment_loss.backward()
     assert model.codewords_table.grad is None or not bool(model.codewords_table.grad.any())
     assert any(bool(weight.grad.any()) for weight in weights if weight.grad is not None)
+
+
+def test_fewer_features_than_codebooks():
+    maps = _slices(torch.eye(3), codebooks=5, dim=4)
+    assert maps.shape == (5, 3, 4) and bool((maps.flatten(1).norm(dim=1) > 0).all())
+    assert torch.equal(maps[0].abs() > 0, maps[3].abs() > 0), "the axes are dealt out anew"
