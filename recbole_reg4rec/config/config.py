@@ -49,6 +49,7 @@ _RECBOLE_CHECKS = (
 _DICT_KEYS = {
     "eval_args": {"split", "group_by", "order", "mode"},
     "train_neg_sample_args": {"distribution", "sample_num", "alpha", "dynamic", "candidate_num"},
+    "clip_grad_norm": {"max_norm", "norm_type", "error_if_nonfinite"},
 }
 # Aliases that numpy dropped and RecBole 1.2.1 still uses.
 _NUMPY_ALIASES: dict[str, type] = {
@@ -181,6 +182,9 @@ class Reg4RecConfig(Config):
             if name in self._command_line:
                 given[name] = rule.of_text(self._command_line[name])
             given[name] = rule.check(name, given[name], self._origins[name])
+        for name in ("metrics", "topk"):  # RecBole takes the first of each
+            if given.get(name) == []:
+                raise UserError(f"setting `{name}` is [] ({self._origins[name]}), but it must name at least one")
         refuse_pickles({**self.internal_config_dict, **given}, self._origins)
         refuse_processes({**self.internal_config_dict, **given}, self._origins)
         for name, keys in _DICT_KEYS.items():

@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,13 @@ _ONE_PROCESS: dict[str, tuple[Any, ...]] = {
     "offset": (None, 0),
     "ip": (None, "localhost", "127.0.0.1"),
     "port": (None,),
+}
+# What RecBole says in its comments, or not at all, of settings that several of its models share.
+_RECBOLE_LIMITS = {
+    "loss_type": Rule(("str",), ("BPR", "CE")),
+    "hidden_act": Rule(("str",), ("gelu", "relu", "swish", "tanh", "sigmoid")),
+    "n_layers": Rule(("int",), (), ((">=", 1.0),), ">= 1"),
+    "n_heads": Rule(("int",), (), ((">=", 1.0),), ">= 1"),
 }
 _HEADING = re.compile(r"#+\s*(.*?)\s*$")
 
@@ -239,11 +246,11 @@ def recbole_rules(settings: Iterable[Setting]) -> dict[str, Rule]:
         defaults.setdefault(item.name, []).append(item.value)
         types = item.rule.types if item.rule else ()
         if types and set(types) <= {"int", "float", "str", "bool", "None"} and item.name != "gpu_id":
-            rules[item.name] = Rule(types)
+            rules[item.name] = _RECBOLE_LIMITS.get(item.name) or Rule(types)
     for name, rule in rules.items():
         # RecBole reads an absent text as 'no such thing' wherever it reads one.
         if "None" not in rule.types and (None in defaults[name] or "str" in rule.types):
-            rules[name] = Rule((*rule.types, "None"))
+            rules[name] = replace(rule, types=(*rule.types, "None"))
     return {name: rule for name, rule in rules.items() if all(map(rule.allows, defaults[name]))}
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 from recbole.data.utils import data_preparation
-from recbole.utils import init_logger, init_seed
+from recbole.utils import FeatureType, init_logger, init_seed
 from threadpoolctl import threadpool_limits
 
 from recbole_reg4rec.alignment.stage import AlignmentStage
 from recbole_reg4rec.config import Reg4RecConfig
 from recbole_reg4rec.data.categories import ItemCategories, build_item_categories
 from recbole_reg4rec.data.dataset import OrderedDataset
-from recbole_reg4rec.data.features import build_item_features
+from recbole_reg4rec.data.features import build_item_features, item_columns
 from recbole_reg4rec.data.sequences import WholeSequenceLoader, training_sequences
 from recbole_reg4rec.decoding.corp import corp_rule
 from recbole_reg4rec.errors import UserError
@@ -173,9 +173,29 @@ def build_model(config: Any, data: PreparedData, tokens: Tokenized | None) -> An
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     extra = (tokens.as_model_input(),) if tokens is not None else ()
     dataset = data.train._dataset
+    _check_item_columns(config, dataset)
     if config["model"] in READS_ALL_HISTORIES:
         dataset = dataset.with_histories()
     return config.model_class(config, dataset, *extra).to(config["device"])
+
+
+def _check_item_columns(config: Any, dataset: OrderedDataset) -> None:
+    """Columns that RecBole's models of item features name must be there; RecBole would fail on the bare name."""
+    columns = item_columns(dataset)
+    tokens = [name for name, kind in columns.items() if kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)]
+    # Of columns of numbers RecBole reads those alone, and passes over others without a word.
+    numbers = [name for name in columns if name in config["numerical_features"] and name not in tokens]
+    for setting, one, fitting in (("selected_features", False, tokens + numbers), ("item_attribute", True, tokens)):
+        value = config[setting]
+        if value is None:
+            continue
+        names = [value] if one else value
+        if not isinstance(names, list) or not names or not set(names) <= set(fitting):
+            raise UserError(
+                f"setting {setting} is {value}, but must be {'one' if one else 'a list'} of the item columns of "
+                f"{dataset.dataset_name} that {config['model']} can read: {fitting or 'none'} (of tokens"
+                f"{'' if one else ', and of numbers where numerical_features names them'})"
+            )
 
 
 def build_stages(config: Any, model: Any, data: PreparedData) -> list[Stage]:

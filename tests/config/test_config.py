@@ -149,6 +149,12 @@ def test_rules_of_recboles_settings(tmp_path):
     [
         ("topk", "0", "topk must be a positive"),
         ("topk", "ten", "topk"),
+        ("topk", "[]", "`topk` is .*at least one"),
+        ("metrics", "[]", "`metrics` is .*at least one"),
+        ("loss_type", "XX", "`loss_type` is 'XX'.*BPR, CE"),
+        ("hidden_act", "foo", "`hidden_act` is 'foo'.*gelu"),
+        ("n_layers", "0", "`n_layers` is 0.*>= 1"),
+        ("clip_grad_norm", "{maxnorm: 1}", "`maxnorm`.*`max_norm`"),
         ("metrics", "[Recal]", "no metric named 'Recal'"),
         ("metrics", "[Recall, AUC]", "can not be used at the same time"),
         ("repeatable", "False", "repeatable"),
@@ -323,3 +329,18 @@ def test_a_setting_of_one_model_on_a_data_set_is_unknown_to_others(properties):
     (properties / "dataset" / "toy.SASRec.yaml").write_text("inner_size: 32  # (int) Of one.\n")
     with pytest.raises(UserError, match="inner_size"):
         Reg4RecConfig(GRU4Rec, "toy", config_dict={"inner_size": 8})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("seed", "-1", "`seed` is -1.*range"),
+        ("seed", "4294967296", "`seed` is 4294967296.*range"),
+        ("MAX_ITEM_LIST_LENGTH", "0", "`MAX_ITEM_LIST_LENGTH` is 0.*>= 1"),
+        ("clip_grad_norm", "1", "`clip_grad_norm` is 1.*a dictionary or None"),
+        ("learner", "sparse_adam", "`learner` is 'sparse_adam'"),
+    ],
+)
+def test_what_would_fail_later_is_refused_by_the_files_that_ship(monkeypatch, setting, value, said):
+    monkeypatch.undo()  # the property files that ship
+    refused(said, **{setting: value})
