@@ -29,7 +29,8 @@ from recbole_reg4rec.errors import UserError
 
 # Where in the log the target of a row stands; RecBole carries the column through its splits.
 LOG_POSITION = "log_position"
-# int64 [rows, most]: all that a row's user took before, however long ago, oldest first, 0 pads on the right.
+# int64 [rows, most]: all that a row's user took before, however long ago, oldest first, 0 pads on the right. As wide as
+# the rows asked for need or, where RecBole joins rows that it asked for one by one (sampled candidates), as all do.
 SEEN = "seen_items"
 
 # float64 holds every integer up to here; above it neighbouring nanosecond stamps fall together.
@@ -334,7 +335,11 @@ class OrderedDataset(SequentialDataset):
         row, items = self.seen_items(rows)
         count = torch.bincount(row, minlength=len(rows))
         place = torch.arange(len(row)) - torch.repeat_interleave(torch.cumsum(count, 0) - count, count)
-        return items.new_zeros(len(rows), int(count.max())).index_put((row, place), items)
+        most = int(count.max())
+        if any(mode != "full" for mode in self.config["eval_args"]["mode"].values()):
+            places = self.inter_feat[LOG_POSITION].numpy()
+            most = int((places - self.history_start[places]).max())
+        return items.new_zeros(len(rows), most).index_put((row, place), items)
 
     def seen_items(self, rows: Interaction) -> tuple[torch.Tensor, torch.Tensor]:
         """The whole history before each target, however long: ``(row number [S], item id [S])``, both int64."""

@@ -23,15 +23,6 @@ from recbole_reg4rec.model.tokens import ItemTokens
 from recbole_reg4rec.model.whole_sequence import WholeSequenceRecommender, last_states, padding_last
 
 
-class LongTokenTable(TokenTable):
-    """A table for items of many tokens, which are added up without being laid out side by side."""
-
-    def sums(self, items: Tensor) -> Tensor:
-        """As the base class; what is held in memory does not grow with the number of codebooks."""
-        added = F.embedding_bag(self.rows[items].flatten(0, -2), self.weight, mode="sum")
-        return added.view(*items.shape, -1) * (items > 0).unsqueeze(-1)
-
-
 class ParallelHeads(nn.Module):
     """A residual projection a codebook; logits are cosines with its token embeddings over a temperature."""
 
@@ -69,7 +60,7 @@ class RPG(WholeSequenceRecommender):
         super().__init__(config, dataset)
         codes, width = torch.from_numpy(tokens.codes), int(config["hidden_size"])
         self.catalogue = Catalogue(codes, tokens.codewords)
-        table = LongTokenTable(codes, tokens.codewords, width)
+        table = TokenTable(codes, tokens.codewords, width)
         self.encoder = HistoryEncoder(
             table,
             "fused",

@@ -19,13 +19,15 @@ def result_table(record: Mapping[str, Any]) -> str:
         for depth in depths
     ]
     protocol = record["protocol"]
+    mode = protocol["eval_args"]["mode"]["test"]
+    among = "full ranking" if mode == "full" else f"ranking of sampled candidates ({mode})"
     seconds = record["seconds"]
     lines = [
         tabulate(rows, headers=header, tablefmt="simple", disable_numparse=True, stralign="right"),
         "",
         f"model {record['model']}, data set {record['dataset']}, seed {record['seed']}; history "
         f"{'masked' if protocol['masked'] else 'not masked'}, ordered by {protocol['order']}, at most "
-        f"{protocol['history']} items long; full ranking",
+        f"{protocol['history']} items long; {among}",
         f"seconds: tokenizer {seconds['tokenizer']:.1f}, train {seconds['train']:.1f}, evaluate "
         f"{seconds['evaluate']:.1f}, total {seconds['total']:.1f}; {record['targets_per_second']:.0f} training targets "
         f"a second; peak memory {record['peak_memory_mb']:.0f} MB",

@@ -4,7 +4,12 @@ RECORD = {
     "model": "REG4Rec",
     "dataset": "toy",
     "seed": 7,
-    "protocol": {"masked": False, "order": "timestamp", "history": 50},
+    "protocol": {
+        "masked": False,
+        "order": "timestamp",
+        "history": 50,
+        "eval_args": {"mode": {"valid": "full", "test": "full"}},
+    },
     "valid": {"recall@5": 0.125, "ndcg@5": 0.0625, "recall@10": 0.25, "ndcg@10": 0.5},
     "test": {"recall@5": 0.1, "ndcg@5": 0.2, "recall@10": 0.3, "ndcg@10": 0.4},
     "seconds": {"tokenizer": 1.0, "train": 2.0, "evaluate": 3.0, "total": 6.5},
@@ -41,6 +46,9 @@ def test_protocol_and_costs_are_said():
         assert part in text, part
     masked = {**RECORD, "protocol": {**RECORD["protocol"], "masked": True}}
     assert "history masked" in result_table(masked)
+    sampled = {**RECORD, "protocol": {**RECORD["protocol"], "eval_args": {"mode": {"valid": "full", "test": "uni9"}}}}
+    assert "full ranking" in text and "full ranking" not in result_table(sampled)
+    assert "sampled candidates (uni9)" in result_table(sampled)
 
 
 def test_without_validation_there_are_dashes():
