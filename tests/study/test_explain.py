@@ -103,10 +103,10 @@ def test_a_gate_does_not_see_paths_that_are_shown_and_weigh_nothing(toy: Any) ->
     model.weigh(replace(model.weights, reason=0.0))
     names, scores = predicted(explainer)
     numbers = explainer.trained.data.dataset.field2token_id["item_id"]
-    (found,) = explainer.users(names[:1], top=5)
+    (found,) = explainer.users(names[:1], top=40)
     assert any(item.steps for item in found.top)
     for item in found.top:
-        assert item.score == float(scores[0, numbers[item.item]])
+        assert item.score == pytest.approx(float(scores[0, numbers[item.item]]), abs=1e-3)
 
 
 def test_a_path_that_ends_early_shows_what_it_decided_on(toy: Any) -> None:

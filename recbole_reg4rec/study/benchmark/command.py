@@ -164,7 +164,7 @@ def _better(one: Any, other: Any) -> Any:
     """Of two measurements of the machine the better figure each: what disturbed one of them was somebody else."""
     if isinstance(one, Mapping):
         return {name: _better(value, other[name]) for name, value in one.items()}
-    return max(one, other) if isinstance(one, float) else one
+    return max(one, other) if isinstance(one, int | float) else one
 
 
 def _as_dict(goal: Goal) -> dict[str, Any]:
