@@ -32,42 +32,21 @@ def whole_file(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]
 
 
 @contextmanager
-def exclusive(path: Path, keep: bool = False) -> Iterator[None]:
-    """Lets one process at a time into the block: the others wait. The lock dies with its process.
+def exclusive(path: Path, keep: bool = False, wait: bool = True) -> Iterator[None]:
+    """Lets one process at a time into the block: the others wait or are turned away. The lock dies with its process.
 
-    Where the file system has no locks, nobody waits.
+    Where the file system has no locks, everybody is let in.
 
     Args:
         path: the lock's own file.
         keep: leave the file. Without it, who has waited may meet who comes later: it must look first whether the
             work is done.
-    """
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire()
-    except (OSError, NotImplementedError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        if not keep:
-            # Before the release: who comes later makes a new file, who waits has this one; both find the work done.
-            with suppress(OSError):
-                path.unlink()
-        lock.release()
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Lets one process at a time into the block and turns the others away; ``path`` is the lock's own file and stays.
-
-    Where the file system has no locks, nobody is turned away.
+        wait: for who is inside; otherwise they are turned away.
 
     Raises:
-        filelock.Timeout: another process is inside.
+        filelock.Timeout: turned away.
     """
-    lock = filelock.FileLock(path, timeout=0)
+    lock = filelock.FileLock(path, timeout=-1 if wait else 0)
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -78,6 +57,10 @@ def alone(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if not keep:
+            # Before the release: who comes later makes a new file, who waits has this one; both find the work done.
+            with suppress(OSError):
+                path.unlink()
         lock.release()
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 
 from recbole_reg4rec.files import check_writable, exclusive, whole_file
@@ -72,6 +73,14 @@ def test_one_at_a_time(tmp_path: Path, keep: bool) -> None:
     with exclusive(tmp_path / "a.lock", keep=keep):
         pass
     assert (tmp_path / "a.lock").exists() == keep
+
+
+def test_who_does_not_wait_is_turned_away(tmp_path: Path) -> None:
+    lock = tmp_path / "a.lock"
+    with exclusive(lock, keep=True), pytest.raises(filelock.Timeout), exclusive(lock, keep=True, wait=False):
+        raise AssertionError("two are inside")
+    with exclusive(lock, keep=True, wait=False):
+        assert lock.exists()
 
 
 def test_a_lock_ends_with_its_block_however_that_ends(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from recbole.utils import set_color
 
 from recbole_reg4rec.config import given_settings, resolved_settings
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.files import alone
+from recbole_reg4rec.files import exclusive
 from recbole_reg4rec.study.job import assemble, evaluate, train
 from recbole_reg4rec.study.pipeline import best_checkpoint, configure, start_logging
 from recbole_reg4rec.study.record import (
@@ -120,7 +120,7 @@ def _alone_with(best: Path) -> Iterator[None]:
     """
     check_checkpoint_path(best)
     try:
-        with alone(best.with_name(f".{best.name}.lock")):
+        with exclusive(best.with_name(f".{best.name}.lock"), keep=True, wait=False):
             yield
     except filelock.Timeout as error:
         raise UserError(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.files import alone
+from recbole_reg4rec.files import exclusive
 from recbole_reg4rec.study import job
 from recbole_reg4rec.trainer.checkpoint import FORMAT
 
@@ -265,7 +265,10 @@ def test_two_runs_on_one_checkpoint_are_refused(toy):
     """The folder does not tell ``epochs`` apart: one run would report what the other has trained."""
     first = toy.run(model="SASRecWhole", epochs=1)
     best = toy.saved / first["checkpoint"]
-    with alone(best.with_name(f".{best.name}.lock")), pytest.raises(UserError, match="another run is writing"):
+    with (
+        exclusive(best.with_name(f".{best.name}.lock"), keep=True),
+        pytest.raises(UserError, match="another run is writing"),
+    ):
         toy.run(model="SASRecWhole", epochs=2)
     assert len(toy.records()) == 1
     assert toy.run(model="SASRecWhole", epochs=2)["stages"] != first["stages"]
