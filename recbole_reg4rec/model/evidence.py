@@ -88,8 +88,9 @@ class EvidenceWeights:
     @classmethod
     def from_settings(cls, config: Any) -> EvidenceWeights:
         """The settings ``*_weight``; the control has that of reason, whose place it takes."""
-        kinds = ("reason", "recognise", "remember", "repeat", "reason")
-        return cls(*(float(config[f"{kind}_weight"]) for kind in kinds))
+        kinds = ("reason", "recognise", "remember", "repeat")
+        weights = {kind: float(config[f"{kind}_weight"]) for kind in kinds}
+        return cls(**weights, control=weights["reason"])
 
     @classmethod
     def from_tensor(cls, weights: Tensor) -> EvidenceWeights:
