@@ -226,23 +226,29 @@ def start(words, **options):
     )
 
 
+def running(url):
+    """The trials of the study that are being trained, read from outside."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    trials = optuna.load_study(study_name="SASRecWhole-toy", storage=url).get_trials()
+    return [trial for trial in trials if trial.state == TrialState.RUNNING and trial.intermediate_values]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_killed_command_with_two_workers_goes_on_where_it_was(tuner):
     """Killed with all its workers while both train; the same command then ends the study."""
     rates = "search:\n  learning_rate: {float: [0.0001, 0.02], log: True}\n"
-    words = arguments(tuner, rates, "--trials=3", "--workers=2", "--pruner=none", epochs=20, stopping_step=20)
+    words = arguments(tuner, rates, "--trials=3", "--workers=2", "--pruner=none", epochs=40, stopping_step=40)
     first = start(words, start_new_session=True)
     url = f"sqlite:///{tuner.folder / 'out' / 'study.db'}"
     deadline, busy = time.monotonic() + 400, []
     while len(busy) < 2 and time.monotonic() < deadline and first.poll() is None:
-        time.sleep(0.5)
-        busy = sorted(Path("out/checkpoints").glob("trial-*/best.last.pth"))
+        time.sleep(0.1)
+        begun = list(Path("out/checkpoints").glob("trial-*/best.last.pth"))  # of trials that have ended too
+        busy = running(url) if len(begun) >= 2 else []
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    left = optuna.load_study(study_name="SASRecWhole-toy", storage=url).get_trials()
-    assert sum(trial.state == TrialState.RUNNING for trial in left) == 2, left
+    assert len(running(url)) == 2, optuna.load_study(study_name="SASRecWhole-toy", storage=url).get_trials()
 
     second = start(words)
     try:
