@@ -233,3 +233,22 @@ def test_mixed_precision_tells_runs_apart_where_there_is_any() -> None:
         return settings_hash({"device": device, "enable_amp": amp, "seed": 1})
 
     assert name("cpu", True) == name("cpu", False) == name("cuda:0", False) != name("cuda:0", True)
+
+
+class OnGpu:
+    """A tensor as it is read back on a GPU: nothing can be done with it before it is brought here."""
+
+    def __init__(self, tensor):
+        self._tensor = tensor
+
+    def cpu(self):
+        return self._tensor
+
+
+def test_the_state_of_randomness_is_the_same_when_read_back_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    state = random_state()
+    expected = torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()
+    name, keys, *more = state["numpy"]
+    set_random_state({**state, "torch": OnGpu(state["torch"]), "numpy": [name, OnGpu(keys), *more]})
+    assert (torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()) == expected
