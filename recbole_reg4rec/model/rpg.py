@@ -60,7 +60,7 @@ class RPG(WholeSequenceRecommender):
         super().__init__(config, dataset)
         codes, width = torch.from_numpy(tokens.codes), int(config["hidden_size"])
         self.catalogue = Catalogue(codes, tokens.codewords)
-        table = TokenTable(codes, tokens.codewords, width)
+        table = TokenTable(codes, tokens.codewords, width, length=float(config["initializer_range"]) * width**0.5)
         self.encoder = HistoryEncoder(
             table,
             "fused",
