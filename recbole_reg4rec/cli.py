@@ -286,6 +286,8 @@ def _main(argv: list[str]) -> int:
         print(f"recbole_reg4rec {__version__}")
         return EXIT_OK
     parsed = parse(argv)
+    if parsed.command != "benchmark":  # which measures the machine as it is
+        importlib.import_module("recbole_reg4rec.waiting").look_around()
     importlib.import_module("recbole_reg4rec.versions").check_versions()
     command = COMMANDS[parsed.command]
     found = getattr(importlib.import_module(command.module), command.function)(**_keywords(parsed))

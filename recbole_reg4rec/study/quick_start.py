@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 import filelock
+import torch
 from recbole.utils import set_color
 
 from recbole_reg4rec.config import given_settings, resolved_settings
@@ -27,6 +28,7 @@ from recbole_reg4rec.study.record import (
 from recbole_reg4rec.study.report import result_table
 from recbole_reg4rec.trainer.checkpoint import check_checkpoint_path
 from recbole_reg4rec.versions import collect_versions
+from recbole_reg4rec.waiting import wait_policy
 
 
 def run(
@@ -104,6 +106,7 @@ def run(
         # Of the path only what another machine has too.
         "checkpoint": f"{job.best.parent.name}/{job.best.name}",
         "versions": collect_versions(),
+        "threads": {"count": torch.get_num_threads(), "waiting": wait_policy()},
     }
     path = write_record(runs, job.name, record, outcome.report)
     print(result_table(record))
