@@ -13,7 +13,7 @@ that of the item's own categories which the head held likeliest at the last step
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +22,10 @@ from torch import Tensor
 from recbole_reg4rec.alignment.tree import Groups, Level, Walk
 from recbole_reg4rec.decoding.beam import surest
 from recbole_reg4rec.decoding.catalogue import NEVER, Candidates, Catalogue
+from recbole_reg4rec.model.catalogue_scorer import CatalogueScorer
 from recbole_reg4rec.model.history import History
 from recbole_reg4rec.model.reasoner import Reasoner
-from recbole_reg4rec.model.scorers import CatalogueScorer, OpenTokens, TokenScorer
+from recbole_reg4rec.model.scorers import OpenTokens, TokenScorer
 
 # Nodes of one row that may stand side by side: fewer leave fewer places idle, more copy the row's history less often,
 # which takes about as long as so many places.
@@ -92,7 +93,6 @@ class Sampler:
     Args:
         catalogue: what is feasible.
         members: int64 ``[items + 1, C]``, categories of items, 0 fills up.
-        scorer: turns the states of a policy into probabilities.
         order: how codebooks are chosen, one of `decoding.beam.ORDERS`.
         temperature: above 0; divides the logits of the chosen codebook, not those that choose it.
         categories: whether steps get categories; without, they are all 0.
@@ -101,7 +101,6 @@ class Sampler:
 
     catalogue: Catalogue
     members: Tensor
-    scorer: Callable[[Reasoner], TokenScorer]
     order: str = "confidence"
     temperature: float = 1.0
     categories: bool = True
@@ -109,12 +108,19 @@ class Sampler:
 
     @torch.no_grad()
     def sample(
-        self, reasoner: Reasoner, history: History, trained: Tensor, group: int, given: Tensor | None = None
+        self,
+        reasoner: Reasoner,
+        scorer: TokenScorer,
+        history: History,
+        trained: Tensor,
+        group: int,
+        given: Tensor | None = None,
     ) -> Groups:
         """Samples ``group`` paths from each trained position.
 
         Args:
             reasoner: the policy.
+            scorer: turns its states into probabilities; its contexts are all ``B * T`` positions, in order.
             history: ``B`` encoded rows of ``T`` items.
             trained: bool ``[B, T]``, ``R`` of which are True.
             group: paths to draw for each context.
@@ -138,7 +144,7 @@ class Sampler:
             tokens=rows.new_zeros(contexts * size, books),
             categories=rows.new_zeros(contexts * size, books),
         )
-        walker, scorer = _Walker(reasoner, history), self.scorer(reasoner)
+        walker, anywhere = _Walker(reasoner, history), scorer
         states = walker.root(rows, places)
         parent = token = rows.new_zeros(contexts)
         entered = torch.stack([parent, token])
@@ -148,6 +154,7 @@ class Sampler:
         paths = paths[(paths % size < group) | (wanted > 0)]
         nodes = paths // size
         for step in range(books):
+            scorer = anywhere.at(rows * trained.shape[1] + places)
             if step + 1 == self.steps:
                 assert candidates is not None, "the first step takes a token"
                 level = Level(
@@ -306,7 +313,8 @@ def replay(
     """What a policy holds at the nodes of a tree; codebooks and tokens stay as they were chosen.
 
     Args:
-        reasoner, scorer, history: the policy and what it reads, of the rows that the tree was sampled from.
+        reasoner, scorer, history: the policy and what it reads, of the rows that the tree was sampled from; as there,
+            the scorer's contexts are all positions.
         levels: the tree.
         temperature: as in sampling.
     """
@@ -316,6 +324,7 @@ def replay(
             states = walker.step(level.rows, level.places, level.parents, level.entered)
         else:
             states = walker.root(level.rows, level.places)
-        walk.log_probs.append(_log_probs(scorer, states, level, temperature))
+        here = scorer.at(level.rows * history.last.shape[1] + level.places)
+        walk.log_probs.append(_log_probs(here, states, level, temperature))
         walk.hidden.append(states)
     return walk

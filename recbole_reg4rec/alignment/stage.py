@@ -21,6 +21,8 @@ from recbole_reg4rec.data.sequences import FUTURE, TARGETS, WholeSequenceLoader
 from recbole_reg4rec.model.history import History, HistoryEncoder
 from recbole_reg4rec.model.reasoner import Reasoner
 from recbole_reg4rec.model.reg4rec import REG4Rec
+from recbole_reg4rec.model.repeat import SeenOdds
+from recbole_reg4rec.model.supervision import category_loss
 
 # Steps whose mean the guard judges, so that one odd batch stops nothing.
 _GUARDED_STEPS = 10
@@ -72,7 +74,6 @@ class AlignmentStage:
         self._sampler = Sampler(
             model.catalogue,
             model.members,
-            model.scorer,
             model.decoding_order,
             float(config["align_temperature"]),
             self._weights.need_categories,
@@ -111,21 +112,22 @@ class AlignmentStage:
             supervised = (targets * _chosen(draw, self._supervised_share)).unsqueeze(1)
         model.eval()
         with torch.no_grad():
-            history = model.reader(items)
-        groups = self._sampler.sample(model.decoder, history, trained, self._group, supervised)
+            history, odds = model.reader(items), model.odds_at(items, trained)
+        scorer = model.scorer(model.decoder, odds=odds)
+        groups = self._sampler.sample(model.decoder, scorer, history, trained, self._group, supervised)
         rewards = self._rewards(groups, interaction[FUTURE], trained)
         total = sum(weight * rewards[kind] for kind, weight in self._weights.as_dict().items())
         assert isinstance(total, Tensor)
         advantages, signal = group_advantages(total)
         levels, near, kept = self._learned(groups, signal, compared)
-        reference = self._of_reference(items, near)
+        reference = self._of_reference(items, near, odds)
         model.train(self._dropout)
         old: list[Tensor] = []
         for update in range(self.updates):
             # Every update changes the tokens that the encoder reads by, whether or not it is trained itself.
             if self._train_encoder or self._dropout or update > 0:
                 history = self._read(items)
-            walk = self._replay(model.decoder, history, levels)
+            walk = self._replay(model.decoder, history, levels, odds)
             old = old or [log_probs.detach() for log_probs in walk.log_probs]
             parts = {"objective": self._objective(groups, levels, walk, old, advantages)}
             parts["kl"], parts["entropy"] = self._spread(near, kept, walk, reference, int(compared.sum()))
@@ -152,14 +154,15 @@ class AlignmentStage:
             return self._model.reader(items)
 
     @torch.no_grad()
-    def _of_reference(self, items: Tensor, levels: list[Level]) -> list[Tensor]:
+    def _of_reference(self, items: Tensor, levels: list[Level], odds: SeenOdds | None) -> list[Tensor]:
         """The frozen model's distributions along the same paths."""
         assert self._reference is not None, "begin() freezes it"
         encoder, reasoner = self._reference
-        return self._replay(reasoner, encoder(items), levels).log_probs
+        return self._replay(reasoner, encoder(items), levels, odds).log_probs
 
-    def _replay(self, reasoner: Reasoner, history: History, levels: list[Level]) -> Walk:
-        return replay(reasoner, self._model.scorer(reasoner), history, levels, self._sampler.temperature)
+    def _replay(self, reasoner: Reasoner, history: History, levels: list[Level], odds: SeenOdds | None) -> Walk:
+        scorer = self._model.scorer(reasoner, odds=odds)
+        return replay(reasoner, scorer, history, levels, self._sampler.temperature)
 
     def _learned(
         self, groups: Groups, signal: Tensor, compared: Tensor
@@ -230,10 +233,11 @@ class AlignmentStage:
             true = level.paths % size == self._group
             node = level.nodes[true]
             loss = loss - pick(log_probs, node, level.columns[true]).sum() / shown
-            if model.category_weight > 0 and len(node):
-                owners = targets[level.paths[true] // size]
-                share = len(node) / shown / model.steps
-                loss = loss + model.category_weight * share * model.category_loss(hidden.index_select(0, node), owners)
+            weight = model.supervision.category_weight
+            if weight > 0 and len(node):
+                members = model.members[targets[level.paths[true] // size]]
+                logits = model.decoder.category_logits(hidden.index_select(0, node))
+                loss = loss + weight * len(node) / shown / model.steps * category_loss(logits, members)
         return loss
 
     # ------------------------------------------------------------------------------------------- log and guard

@@ -5,7 +5,7 @@ As in `softmax`, what is large goes through one small buffer, here once more for
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -55,9 +55,15 @@ class _PairScores(torch.autograd.Function):
 
 
 def book_marginals(
-    states: Tensor, items: Tensor, codes: Tensor, books: Tensor, codewords: int, buffer: int | None = None
+    states: Tensor,
+    items: Tensor,
+    codes: Tensor,
+    books: Tensor,
+    codewords: int,
+    buffer: int | None = None,
+    extra: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """``log sum_{i carries k} softmax(states @ items.T)[i]``, for the tokens k of one codebook a row: ``[R, K]``.
+    """``log sum_{i carries k} softmax(states @ items.T + extra)[i]``, for tokens k of one codebook a row: ``[R, K]``.
 
     Tokens that no item carries get what is smallest, and no gradient.
 
@@ -68,52 +74,67 @@ def book_marginals(
         books: int64 ``[R]``.
         codewords: K.
         buffer: logits held at a time; `buffer_for` the device when not given.
+        extra: a sparse table to add to the logits, see `softmax`; it gets no gradient.
     """
+    extra = extra or (books.new_zeros(0), books.new_zeros(0), states.new_zeros(0))
+    buffer = buffer or buffer_for(states.device)
     # Shares are what probabilities are made of: mixed precision ends before them.
     with torch.autocast(states.device.type, enabled=False):
-        return _BookMarginals.apply(states, items, codes, books, codewords, buffer or buffer_for(states.device))
+        return _BookMarginals.apply(states, items, codes, books, codewords, buffer, *extra)
 
 
 class _BookMarginals(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, states: Tensor, items: Tensor, codes: Tensor, books: Tensor, codewords: int, buffer: int
+        ctx: Any,
+        states: Tensor,
+        items: Tensor,
+        codes: Tensor,
+        books: Tensor,
+        codewords: int,
+        buffer: int,
+        *extra: Tensor,
     ) -> Tensor:
         found = states.new_zeros(len(states), codewords)
         ctx.step = max(1, buffer // len(items))
-        for here, shares in _all_shares(states, items, ctx.step):
+        for here, shares in _all_shares(states, items, extra, ctx.step):
             for book, rows in _by_book(books[here]):
                 part = shares.index_select(0, rows)
                 found[here][rows] = found.new_zeros(len(rows), codewords).index_add_(1, codes[:, book], part)
         log_shares = found.clamp_(min=torch.finfo(torch.float32).tiny).log_()
-        ctx.save_for_backward(states, items, codes, books, log_shares)
+        ctx.save_for_backward(states, items, codes, books, log_shares, *extra)
         return log_shares
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        states, items, codes, books, log_shares = ctx.saved_tensors
+        states, items, codes, books, log_shares, *extra = ctx.saved_tensors
         # -inf in a loss' gradient would be multiplied by shares of 0.
         known = log_shares > log_shares.new_tensor(torch.finfo(torch.float32).tiny).log() + 1.0
         grad = torch.where(known, grad, torch.zeros_like(grad))
         pull = torch.where(known, grad / log_shares.exp(), torch.zeros_like(grad))
         spread = grad.sum(1, keepdim=True)
         state_grad, item_grad = torch.empty_like(states), torch.zeros_like(items)
-        for here, shares in _all_shares(states, items, ctx.step):
+        for here, shares in _all_shares(states, items, extra, ctx.step):
             factors = torch.empty_like(shares)
             for book, rows in _by_book(books[here]):
                 factors[rows] = pull[here].index_select(0, rows).index_select(1, codes[:, book]) - spread[here][rows]
             shares.mul_(factors)
             torch.mm(shares, items, out=state_grad[here])
             item_grad.addmm_(shares.T, states[here])
-        return state_grad, item_grad, None, None, None, None
+        return (state_grad, item_grad, *(None for _ in range(7)))
 
 
-def _all_shares(states: Tensor, items: Tensor, step: int) -> Iterator[tuple[slice, Tensor]]:
-    """``softmax(states @ items.T)``, ``step`` rows at a time, without the padding item."""
+def _all_shares(states: Tensor, items: Tensor, extra: Sequence[Tensor], step: int) -> Iterator[tuple[slice, Tensor]]:
+    """``softmax(states @ items.T + extra)``, ``step`` rows at a time, without the padding item."""
+    rows, columns, values = extra
     for begin in range(0, len(states), step):
         here = slice(begin, begin + step)
         logits = states[here] @ items.T
+        if len(rows):
+            limits = torch.searchsorted(rows, torch.tensor([begin, begin + len(logits)], device=rows.device))
+            some = slice(*limits.tolist())
+            logits.view(-1).index_add_(0, (rows[some] - begin) * len(items) + columns[some], values[some])
         logits[:, 0] = float("-inf")
         yield here, logits.softmax(1)
 

@@ -15,21 +15,23 @@ from torch import Tensor, nn
 from recbole_reg4rec.data.dataset import SEEN
 from recbole_reg4rec.data.repeats import repeat_odds
 from recbole_reg4rec.data.sequences import TARGETS, training_sequences
-from recbole_reg4rec.decoding.beam import ORDERS, Paths, beam_search, surest
-from recbole_reg4rec.decoding.catalogue import Candidates, Catalogue
+from recbole_reg4rec.decoding.beam import ORDERS, Paths, beam_search
+from recbole_reg4rec.decoding.catalogue import Catalogue
 from recbole_reg4rec.decoding.corp import PrunedStep, corp_rule
 from recbole_reg4rec.decoding.scoring import item_scores
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.model.catalogue_scorer import CatalogueScorer
 from recbole_reg4rec.model.evidence import EvidenceWeights, ItemPath, log_share
 from recbole_reg4rec.model.gate import Gate
 from recbole_reg4rec.model.history import FORMS, History, HistoryEncoder, TokenTable
 from recbole_reg4rec.model.layers import layer_shape
 from recbole_reg4rec.model.memory import build_memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
-from recbole_reg4rec.model.repeat import Repeat, newest_places
+from recbole_reg4rec.model.repeat import Repeat, SeenOdds, newest_places
 from recbole_reg4rec.model.sampled_softmax import ItemSample, draw_sample
-from recbole_reg4rec.model.scorers import CatalogueScorer, CodebookScorer, TokenScorer, reasoning_steps
+from recbole_reg4rec.model.scorers import CodebookScorer, TokenScorer, reasoning_steps
 from recbole_reg4rec.model.steps import Steps
+from recbole_reg4rec.model.supervision import Supervision
 from recbole_reg4rec.model.tokens import ItemTokens
 from recbole_reg4rec.model.whole_sequence import last_states
 
@@ -112,17 +114,16 @@ class REG4Rec(SequentialRecommender):
         gated = config["gate"] and len(kinds) > 1
         self.gate = Gate(kinds, int(config["gate_items"]), int(config["gate_hidden"])) if gated else None
         self.catalogue_softmax = config["token_softmax"] == "catalogue"
-        self.steps, self.later_steps = reasoning_steps(config), float(config["later_steps"])
-        self.later_share = float(config["later_share"])
+        self.reason_repeats = bool(config["reason_repeats"]) and self.catalogue_softmax
+        self.steps = reasoning_steps(config)
+        self.supervision = Supervision.from_settings(config, self.catalogue)
         self.softmax_items = int(config["softmax_items"])
         # Without reasoning there is nothing else to train.
         self._item_epochs = int(config["item_epochs"] or 0) if config["reason"] else 0
         self._recognises = self.item_path is not None
         # From here on the item path stays as it is.
         self.item_path_stopped = False
-        self.training_order = str(config["training_order"])
         self.decoding_order = str(config["decoding_order"])
-        self.category_weight = float(config["category_weight"])
         self.beam_width = int(config["beam_width"])
         self.beam_branch = int(config["beam_branch"])
         self.corp = corp_rule(config)
@@ -172,111 +173,77 @@ class REG4Rec(SequentialRecommender):
         items, targets = interaction[self.ITEM_SEQ], interaction[TARGETS]
         sample = draw_sample(torch.stack([items, targets]), self.catalogue.items, self.softmax_items)
         losses: tuple[Tensor, ...] = ()
+        extra = self._repeating(items, targets > 0)
         if self.reasoner is not None:
-            losses = self._supervise(self.reasoner, self.reader(items), targets, sample)
+            odds = self._odds_of_reasoning(extra, int((targets > 0).sum()))
+            scorer = self.scorer(self.reasoner, sample, odds)
+            losses = self.supervision.losses(self.reasoner, scorer, self.reader(items), targets, self.members)
         if self.item_path is None or not self._recognises:
             return losses
         paths = (self.item_path, *([self.control] if self.control is not None else []))
-        return (*losses, *(self._item_loss(path, items, targets, sample) for path in paths))
+        return (*losses, *(self._item_loss(path, items, targets, extra, sample) for path in paths))
 
-    def _item_loss(self, path: ItemPath, items: Tensor, targets: Tensor, sample: ItemSample | None) -> Tensor:
+    def _repeating(self, items: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What repeating adds at some places of histories, bool ``[B, T]``: see `softmax`; None without repeat."""
+        if self.repeat is None:
+            return None
+        number, seen, ages = newest_places(items, places)
+        return number, seen, self.repeat(ages)
+
+    def _odds_of_reasoning(self, extra: tuple[Tensor, Tensor, Tensor] | None, contexts: int) -> SeenOdds | None:
+        """The same as reasoning takes it: as it is, for the item path to learn; None where it takes no notice."""
+        if extra is None or not self.reason_repeats:
+            return None
+        number, seen, values = extra
+        return SeenOdds.of(number, seen, values.detach(), contexts, self.n_items)
+
+    def odds_at(self, items: Tensor, places: Tensor) -> SeenOdds | None:
+        """What reasoning takes repeating to add at some places of histories, int64 and bool ``[B, T]``.
+
+        Contexts are all ``B * T`` places, in order; None where reasoning takes no notice of repeating.
+        """
+        extra = self._repeating(items, places)
+        if extra is not None:
+            extra = places.flatten().nonzero().squeeze(1).index_select(0, extra[0]), *extra[1:]
+        return self._odds_of_reasoning(extra, places.numel())
+
+    def _item_loss(
+        self,
+        path: ItemPath,
+        items: Tensor,
+        targets: Tensor,
+        extra: tuple[Tensor, Tensor, Tensor] | None,
+        sample: ItemSample | None,
+    ) -> Tensor:
         """Loss of the item path at all targets, int64 ``[B, T]``, 0 for none, repeating included; scalar, nats."""
-        trained, extra = targets > 0, None
-        if self.repeat is not None:
-            number, seen, ages = newest_places(items, trained)
-            extra = number, seen, self.repeat(ages)
+        trained = targets > 0
         return path.loss(path.encoder(items).last[trained], targets[trained], extra, sample)
 
-    def _supervise(
-        self, reasoner: Reasoner, history: History, targets: Tensor, sample: ItemSample | None
-    ) -> tuple[Tensor, Tensor]:
-        """Walks the true paths of all targets, int64 ``[B, T]``; each step is charged for all that is left of the item.
-
-        The first step is taken everywhere, those behind it only on some of the rows.
-        """
-        scorer, trained = self.scorer(reasoner, sample), targets > 0
-        wanted = targets[trained]
-        session = self._walk(reasoner, history)
-        hidden = session.begin()
-        is_open = torch.ones(len(wanted), self.catalogue.codebooks, dtype=torch.bool, device=wanted.device)
-        token_loss, category_loss = self._step_losses(scorer, hidden[trained], None, wanted, is_open)
-        if self.steps > 1 and self.later_share < 1.0:
-            draw = torch.rand(len(targets), device=targets.device)
-            rows = (draw <= draw.min().clamp(min=self.later_share)).nonzero().squeeze(1)
-            history, trained = history.only(rows), trained[rows]
-            wanted = targets[rows][trained]
-            session = self._walk(reasoner, history)
-            hidden, is_open = session.begin(), is_open[: len(wanted)]
-        order = self._given_order(len(wanted), wanted.device)
-        codes, number = self.catalogue.codes[wanted], torch.arange(len(wanted), device=wanted.device)
-        candidates: Candidates | None = None
-        for step in range(1, self.steps):
-            if order is None:
-                book = surest(scorer.confidence(hidden[trained].detach(), candidates, ~is_open)).squeeze(-1)
-            else:
-                book = order[:, step - 1]
-            is_open = is_open.clone()
-            is_open[number, book] = False
-            token = codes[number, book]
-            if candidates is None:
-                candidates = self.catalogue.open(book, token)
-            else:
-                candidates = self.catalogue.narrow(candidates, book, token)
-            embedded = hidden.new_zeros(*hidden.shape[:-1], reasoner.width)
-            embedded[trained] = reasoner.table.tokens(book, token).to(hidden.dtype)
-            hidden = session.take(embedded)
-            of_tokens, of_categories = self._step_losses(scorer, hidden[trained], candidates, wanted, is_open)
-            token_loss = token_loss + self.later_steps * of_tokens
-            category_loss = category_loss + of_categories
-        return token_loss, self.category_weight * category_loss
-
-    @staticmethod
-    def _walk(reasoner: Reasoner, history: History) -> ReasoningSession:
-        """Paths from every position of histories."""
-        return reasoner.session(history, history.last, history.mask(), causal=history.causal)
-
-    def _step_losses(
-        self, scorer: TokenScorer, states: Tensor, candidates: Candidates | None, targets: Tensor, is_open: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Token loss of one step, and its part of the category loss."""
-        of_categories = states.new_zeros(())
-        if self.category_weight > 0:
-            of_categories = self.category_loss(states, targets) / self.steps
-        return scorer.loss(states, candidates, targets, is_open), of_categories
-
-    def scorer(self, reasoner: Reasoner, sample: ItemSample | None = None) -> TokenScorer:
+    def scorer(self, reasoner: Reasoner, sample: ItemSample | None = None, odds: SeenOdds | None = None) -> TokenScorer:
         """How this model turns the states of a decoder into probabilities; of its weights as they are now."""
         if self.catalogue_softmax:
-            return CatalogueScorer(reasoner, self.catalogue, sample)
+            return CatalogueScorer(reasoner, self.catalogue, sample, odds)
         return CodebookScorer(reasoner, self.catalogue)
-
-    def _given_order(self, count: int, device: torch.device) -> Tensor | None:
-        """The codebook of every step, int64 ``[R, M]``; None when the model chooses (CRSS)."""
-        books = self.catalogue.codebooks
-        if self.training_order == "confidence":
-            return None
-        if self.training_order == "fixed":
-            return torch.arange(books, device=device).expand(count, -1)
-        return torch.rand(count, books, device=device).argsort(dim=1)
-
-    def category_loss(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy against the target's categories in equal shares; targets without one do not count."""
-        log_probs = self.decoder.category_logits(states).float().log_softmax(-1)
-        members = self.members[targets]
-        belongs = (members > 0).float()
-        owned = belongs.sum(1)
-        nll = -(log_probs.gather(1, members) * belongs).sum(1) / owned.clamp(min=1.0)
-        return nll.sum() / (owned > 0).sum().clamp(min=1)
 
     # ---------------------------------------------------------------------------------------------- inference
 
-    def reason(self, items: Tensor, lengths: Tensor, complete: bool = False) -> Paths:
+    def reason(self, items: Tensor, lengths: Tensor, complete: bool = False, seen: Tensor | None = None) -> Paths:
         """The best paths for histories: int64 ``[B, T]`` (0 pads on the right) and ``[B]``, in ``[1, T]``.
+
+        ``seen``: see `rank`.
 
         Raises:
             UserError: the model was built without reasoning.
         """
-        return self._reason(*self._read(items, lengths), lengths, complete)
+        return self._reason(*self._read(items, lengths), lengths, self.odds_of(items, seen), complete)
+
+    def odds_of(self, items: Tensor, seen: Tensor | None = None) -> SeenOdds | None:
+        """What reasoning takes repeating to add for users, see `rank`; None where it takes no notice of it."""
+        return self._seen_odds(items, seen) if self.reason_repeats else None
+
+    def _seen_odds(self, items: Tensor, seen: Tensor | None) -> SeenOdds | None:
+        """What repeating adds for users, see `rank`; None without repeat."""
+        return None if self.repeat is None else self.repeat.odds(items if seen is None else seen, self.n_items)
 
     def _read(self, items: Tensor, lengths: Tensor) -> tuple[History, Tensor]:
         """The encoded history and the state behind its last item, ``[B, 1, d]``."""
@@ -310,10 +277,12 @@ class REG4Rec(SequentialRecommender):
             raise UserError("setting reason is off, so that there are no paths to ask for; train with reason: True")
         return part
 
-    def _reason(self, history: History, last: Tensor, lengths: Tensor, complete: bool = False) -> Paths:
+    def _reason(
+        self, history: History, last: Tensor, lengths: Tensor, odds: SeenOdds | None, complete: bool = False
+    ) -> Paths:
         session = self._session(history, last, lengths)
         generator = torch.Generator().manual_seed(self._seed)
-        model = Steps(self.decoder, session, self.scorer(self.decoder))
+        model = Steps(self.decoder, session, self.scorer(self.decoder, odds=odds))
         paths = beam_search(
             model,
             self.catalogue,
@@ -358,9 +327,10 @@ class REG4Rec(SequentialRecommender):
         ``search``: look for paths even where reasoning has no weight; the scores are the same.
         """
         weights, evidence = self.weights, dict[str, Tensor]()
-        paths = None
+        paths, odds = None, self._seen_odds(items, seen)
         if self.reasoner is not None and (search or weights.reason > 0):
-            paths = self.reason(items, lengths)
+            known = odds if self.reason_repeats else None
+            paths = self._reason(*self._read(items, lengths), lengths, known)
             evidence["reason"] = item_scores(paths, self.catalogue)
         if self.item_path is not None:
             evidence["recognise"] = self.item_path.log_probs(self.item_path.read(items, lengths))
@@ -368,13 +338,13 @@ class REG4Rec(SequentialRecommender):
             evidence["control"] = self.control.log_probs(self.control.read(items, lengths))
         if self.memory is not None:
             evidence["remember"] = log_share(self.memory(items, lengths))
-        if self.repeat is not None:
-            evidence["repeat"] = self.repeat.scores(items if seen is None else seen, self.n_items)
+        if odds is not None:
+            evidence["repeat"] = odds.table()
         summed = scores = weights.combine(evidence)
         if self.gate is not None:
             # Paths that were looked for although they weigh nothing were not there when the gate was fitted.
-            known = {name: part for name, part in evidence.items() if name != "reason" or weights.reason > 0}
-            scores = self.gate(summed, known)
+            fitted = {name: part for name, part in evidence.items() if name != "reason" or weights.reason > 0}
+            scores = self.gate(summed, fitted)
         return Ranking(scores, summed, evidence, paths)
 
     def predict(self, interaction: Interaction) -> Tensor:

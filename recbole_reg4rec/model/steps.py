@@ -7,8 +7,9 @@ from torch import Tensor
 
 from recbole_reg4rec.decoding.catalogue import Candidates
 from recbole_reg4rec.decoding.shares import RemainingShares, TokenShares
+from recbole_reg4rec.model.catalogue_scorer import CatalogueScorer
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
-from recbole_reg4rec.model.scorers import CatalogueScorer, TokenScorer
+from recbole_reg4rec.model.scorers import TokenScorer
 
 # In larger catalogues paths are sought among the likeliest items alone: adding up all of them by token and following
 # posting lists that grow with the catalogue would take longer than everything else, and the paths kept lead to these.

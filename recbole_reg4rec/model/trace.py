@@ -30,7 +30,7 @@ class Trace:
 
 
 @torch.no_grad()
-def trace_paths(model: REG4Rec, items: Tensor, books: Tensor, tokens: Tensor) -> Trace:
+def trace_paths(model: REG4Rec, items: Tensor, books: Tensor, tokens: Tensor, seen: Tensor | None = None) -> Trace:
     """Follows paths of one user.
 
     Args:
@@ -38,6 +38,7 @@ def trace_paths(model: REG4Rec, items: Tensor, books: Tensor, tokens: Tensor) ->
         items: int64 ``[T]``, the history, oldest first, without padding.
         books, tokens: int64 ``[R, S]``, ``R >= 1``; ``S`` may be M, or less for a path that was broken off, whose
             next step, about to choose a token, is then part of the trace with probability 0.
+        seen: int64 ``[S]``, all that the user took, oldest first; none: what is in ``items``.
 
     Returns:
         ``S`` columns, one more where the paths were broken off.
@@ -47,7 +48,8 @@ def trace_paths(model: REG4Rec, items: Tensor, books: Tensor, tokens: Tensor) ->
     hidden = session.begin()
     session.follow(torch.zeros(1, len(books), dtype=torch.int64, device=books.device))
     hidden = hidden.expand(-1, len(books), -1)
-    scorer = model.scorer(reasoner)
+    odds = model.odds_of(items.unsqueeze(0), None if seen is None else seen.unsqueeze(0))
+    scorer = model.scorer(reasoner, odds=odds)
     candidates: Candidates | None = None
     total: Tensor | None = None
     columns: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []

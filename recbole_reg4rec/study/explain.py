@@ -125,7 +125,7 @@ class Explainer:
         out = []
         for row, (user, history, target) in enumerate(zip(users, histories, targets, strict=True)):
             read = inputs[row, : int(lengths[row])].to(device)
-            view = _Row(self, ranking, row, read, set(history.tolist()), target)
+            view = _Row(self, ranking, row, read, history.to(device), target)
             best = view.order[: max(0, min(top, len(self.glossary.codes) - 1))].tolist()
             explained = view.explain([item for item in best if np.isfinite(view.ranked[item])])
             out.append(
@@ -144,15 +144,16 @@ class _Row:
     """One user's part of a ranking."""
 
     def __init__(
-        self, explainer: Explainer, ranking: Ranking, row: int, read: Tensor, seen: set[int], target: int | None
+        self, explainer: Explainer, ranking: Ranking, row: int, read: Tensor, seen: Tensor, target: int | None
     ) -> None:
         self._model, self._glossary = explainer.model, explainer.glossary
-        self._ranking, self._row, self._read, self._seen, self._target = ranking, row, read, seen, target
+        self._ranking, self._row, self._read, self._target = ranking, row, read, target
+        self._history, self._seen = seen, set(seen.tolist())
         self.scores = ranking.scores[row].cpu().numpy()
         self.ranked = self.scores.copy()
         self.ranked[0] = -np.inf
         if explainer._masks:
-            self.ranked[list(seen)] = -np.inf
+            self.ranked[list(self._seen)] = -np.inf
         self.order = np.argsort(-self.ranked, kind="stable")
 
     def explain(self, items: list[int]) -> list[ItemExplanation]:
@@ -273,7 +274,7 @@ class _Row:
 
     def _follow(self, books: Tensor, tokens: Tensor) -> list[tuple[tuple[Step, ...], str]]:
         """Steps of paths ``[R, S]``, and the category that the steps before the last one held most likely."""
-        trace = trace_paths(self._model, self._read, books, tokens)
+        trace = trace_paths(self._model, self._read, books, tokens, self._history)
         columns = (trace.probabilities, trace.categories, trace.category_probabilities, trace.agreements)
         length = books.shape[1]
         out = []

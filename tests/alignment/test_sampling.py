@@ -35,12 +35,12 @@ def make(toy_data):
     return build
 
 
-def token_logits(model, hidden: Tensor, alive: Tensor) -> Tensor:
-    """``[M, K]``: logits whose softmax over what is feasible is the model's, by the definition of its setting."""
+def token_logits(model, hidden: Tensor, alive: Tensor, odds: Tensor) -> Tensor:
+    """Logits ``[M, K]`` whose softmax over what is ``alive`` is the model's, by the definition of its setting."""
     logits, codes = model.reasoner.token_logits(hidden), model.catalogue.codes
     if not model.catalogue_softmax:
         return logits
-    own = logits[torch.arange(codes.shape[1]), codes[alive]].sum(1).exp()
+    own = (logits[torch.arange(codes.shape[1]), codes[alive]].sum(1) + odds[alive]).exp()
     return torch.stack(
         [torch.zeros(logits.shape[1]).index_add(0, codes[alive, book], own) for book in range(codes.shape[1])]
     ).log()
@@ -52,6 +52,7 @@ def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: 
     history = model.encoder(items.unsqueeze(0))
     session = reasoner.session(history, history.last[:, -1:], None, causal=False)
     hidden, total = session.begin()[0, 0], torch.zeros(())
+    odds = torch.zeros(len(codes)) if model.repeat is None else model.repeat.scores(items.unsqueeze(0), len(codes))[0]
     alive = torch.arange(1, len(codes))
     books: list[int] = []
     categories: list[int] = []
@@ -63,10 +64,11 @@ def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: 
         return int(mine[logits[mine].argmax()])
 
     while open_books:
-        logits = token_logits(model, hidden, alive)
+        logits = token_logits(model, hidden, alive, odds)
         if len(books) + 1 == steps:
             # The answer: what is left of the item at once, the softmax of the sums of its tokens' logits.
             sums = model.reasoner.token_logits(hidden)[torch.arange(codes.shape[1]), codes[alive]].sum(1)
+            sums = sums + odds[alive]
             total = total + (sums / temperature).log_softmax(-1)[alive.tolist().index(int(wanted))]
             return total, books, categories + [own(hidden, int(wanted))] * len(open_books)
         words = {book: codes[alive, book].unique() for book in open_books}
@@ -99,16 +101,19 @@ def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: 
         {"history_form": "flat"},
         {"n_layers": 4, "start_from_history": False, "token_softmax": "codebook"},
         {"reasoning_steps": 2},
+        {"repeat": True},
+        {"repeat": True, "reasoning_steps": 2},
     ],
 )
 def test_sampled_paths_equal_paths_walked_alone(make, settings, order):
     model, items, trained = make(**settings)
     steps = settings.get("reasoning_steps")
-    sampler = Sampler(model.catalogue, model.members, model.scorer, order, temperature=1.3, steps=steps)
+    sampler = Sampler(model.catalogue, model.members, order, temperature=1.3, steps=steps)
     torch.manual_seed(0)
-    groups = sampler.sample(model.reasoner, model.encoder(items), trained, 6)
+    scorer = model.scorer(model.reasoner, odds=model.odds_at(items, trained))
+    groups = sampler.sample(model.reasoner, scorer, model.encoder(items), trained, 6)
     log_probs = groups.path_log_probs(groups.walk)
-    again = replay(model.reasoner, model.scorer(model.reasoner), model.encoder(items), groups.levels, 1.3)
+    again = replay(model.reasoner, scorer, model.encoder(items), groups.levels, 1.3)
     assert torch.allclose(groups.path_log_probs(again), log_probs, atol=1e-5)
     assert len(set(groups.items.flatten().tolist())) >= 3, "otherwise little is compared"
     for group, (row, place) in enumerate(trained.nonzero().tolist()):
@@ -127,10 +132,10 @@ def test_sampled_paths_equal_paths_walked_alone(make, settings, order):
 def test_all_paths_together_have_probability_one_and_draws_follow_it(make, order, steps):
     model, items, trained = make()
     contexts, draws = int(trained.sum()), 4000
-    sampler = Sampler(model.catalogue, model.members, model.scorer, order, categories=False, steps=steps)
+    sampler = Sampler(model.catalogue, model.members, order, categories=False, steps=steps)
     every = torch.arange(1, ITEMS + 1).expand(contexts, -1)
     torch.manual_seed(1)
-    groups = sampler.sample(model.reasoner, model.encoder(items), trained, draws, every)
+    groups = sampler.sample(model.reasoner, model.scorer(model.reasoner), model.encoder(items), trained, draws, every)
     assert torch.equal(groups.items[:, draws:], every)
     probability = groups.path_log_probs(groups.walk)[:, draws:].exp()
     assert torch.allclose(probability.sum(1), torch.ones(contexts), atol=1e-5)
@@ -141,27 +146,29 @@ def test_all_paths_together_have_probability_one_and_draws_follow_it(make, order
 
 
 @pytest.mark.parametrize("steps", [None, 2])
-def test_the_estimate_over_all_paths_is_the_exact_policy_gradient(make, steps):
+@pytest.mark.parametrize("repeat", [False, True])
+def test_the_estimate_over_all_paths_is_the_exact_policy_gradient(make, repeat, steps):
     """Each path weighted by its probability, the objective's gradient is that of the expected reward.
 
     So it is where only the paths that earn anything are walked again.
     """
-    model, items, trained = make()
+    model, items, trained = make(repeat=repeat)
+    scorer = model.scorer(model.reasoner, odds=model.odds_at(items, trained))
     contexts = int(trained.sum())
-    sampler = Sampler(model.catalogue, model.members, model.scorer, steps=steps)
+    sampler = Sampler(model.catalogue, model.members, steps=steps)
     every = torch.arange(1, ITEMS + 1).expand(contexts, -1)
     reward = torch.randn(contexts, ITEMS, generator=torch.Generator().manual_seed(5))
     reward[::2] = 0.0
-    groups = sampler.sample(model.reasoner, model.encoder(items), trained, 0, every)
+    groups = sampler.sample(model.reasoner, scorer, model.encoder(items), trained, 0, every)
     assert not any(part.requires_grad for part in groups.walk.log_probs)
     parameters = [weights for weights in model.parameters() if weights.requires_grad]
-    walk = replay(model.reasoner, model.scorer(model.reasoner), model.encoder(items), groups.levels, 1.0)
+    walk = replay(model.reasoner, scorer, model.encoder(items), groups.levels, 1.0)
     probability = groups.path_log_probs(walk).exp()
     exact = torch.autograd.grad((probability * reward).sum(), parameters, retain_graph=True, allow_unused=True)
     objective = torch.zeros(())
     worth = (probability.detach() * reward).flatten()
     levels, _ = subtree(groups.levels, worth != 0.0)
-    walk = replay(model.reasoner, model.scorer(model.reasoner), model.encoder(items), levels, 1.0)
+    walk = replay(model.reasoner, scorer, model.encoder(items), levels, 1.0)
     for level, log_probs in zip(levels, walk.log_probs, strict=True):
         token = pick(log_probs, level.nodes, level.columns)
         objective = objective + clipped_objective(token, token.detach(), worth[level.paths], 0.2).sum()
@@ -179,9 +186,9 @@ def test_a_temperature_spreads_draws(make):
     model, items, trained = make()
     kinds = []
     for temperature in (0.05, 1.0, 20.0):
-        sampler = Sampler(model.catalogue, model.members, model.scorer, temperature=temperature)
+        sampler = Sampler(model.catalogue, model.members, temperature=temperature)
         torch.manual_seed(2)
-        groups = sampler.sample(model.reasoner, model.encoder(items), trained, 64)
+        groups = sampler.sample(model.reasoner, model.scorer(model.reasoner), model.encoder(items), trained, 64)
         kinds.append(sum(len(set(row.tolist())) for row in groups.items))
     assert kinds[0] < kinds[1] < kinds[2]
 
@@ -189,9 +196,9 @@ def test_a_temperature_spreads_draws(make):
 @pytest.mark.parametrize("steps", [None, 2])
 def test_the_subtree_of_some_paths_gives_them_the_same_probability(make, steps):
     model, items, trained = make()
-    sampler = Sampler(model.catalogue, model.members, model.scorer, steps=steps)
+    sampler = Sampler(model.catalogue, model.members, steps=steps)
     torch.manual_seed(4)
-    groups = sampler.sample(model.reasoner, model.encoder(items), trained, 8)
+    groups = sampler.sample(model.reasoner, model.scorer(model.reasoner), model.encoder(items), trained, 8)
     levels, kept = subtree(groups.levels, torch.arange(groups.items.numel()) % 8 < 2)
     walk = replay(model.reasoner, model.scorer(model.reasoner), model.encoder(items), levels, 1.0)
     whole = groups.path_log_probs(groups.walk)
@@ -207,8 +214,8 @@ def test_the_subtree_of_some_paths_gives_them_the_same_probability(make, steps):
 
 def test_items_that_share_a_tuple_end_at_the_last_step(make):
     model, items, trained = make(codebooks=1, codebook_size=2)
-    sampler = Sampler(model.catalogue, model.members, model.scorer)
-    groups = sampler.sample(model.reasoner, model.encoder(items), trained, 4)
+    sampler = Sampler(model.catalogue, model.members)
+    groups = sampler.sample(model.reasoner, model.scorer(model.reasoner), model.encoder(items), trained, 4)
     assert len(groups.levels) == 1 and (groups.items > 0).all()
     assert torch.equal(model.catalogue.codes[groups.items], groups.tokens)
     assert torch.allclose(groups.walk.log_probs[0].exp().sum(1), torch.ones(int(trained.sum())), atol=1e-5)

@@ -127,6 +127,37 @@ def test_repeat_adds_the_odds_of_all_that_was_seen_even_beyond_the_models_reach(
         assert added[row][~is_seen].abs().max() < 1e-5
 
 
+def test_no_path_is_spent_on_what_repeat_rules_out(toy_data: Any) -> None:
+    found = {}
+    for known in (True, False):
+        settings = {"codebooks": 3, "reasoning_steps": 3, "beam_width": 4, "reason_repeats": known}
+        model = toy_data(name=f"toy{known}", repeat=True, **settings).model.eval()
+        with torch.no_grad():
+            model.repeat.log_odds.fill_(-30.0)
+            items = torch.tensor([[1, 2, 3, 4, 5]])
+            found[known] = model.reason(items, torch.tensor([5]), seen=torch.tensor([[6, 1, 2, 3, 4, 5]]))
+        prior = found[known].prior[0].exp()
+        assert float(prior.sum()) == pytest.approx(1.0, abs=1e-4)
+        assert (prior[1:7] < 1e-6).all() == known
+    assert all((found[known].scores[0] > -10).sum() >= 3 for known in found)
+    led = found[True].items[0][found[True].scores[0] > -10]
+    assert led[led > 0].min() > 6, "not even items beyond what the model reads"
+    assert found[False].items.flatten()[found[False].items.flatten() > 0].min() <= 6
+
+
+def test_reasoning_learns_beside_repeat_without_moving_it(toy_data: Any) -> None:
+    losses = []
+    for known in (True, False):
+        toy = toy_data(name=f"toy{known}", repeat=True, hidden_dropout_prob=0.0, reason_repeats=known)
+        model = toy.model.train()
+        torch.manual_seed(0)
+        token_loss, _ = model.calculate_loss(next(iter(toy.data.train)))
+        token_loss.backward()
+        assert model.repeat.log_odds.grad is None
+        losses.append(float(token_loss.detach()))
+    assert losses[0] < losses[1] - 0.1, "what nobody takes again is no longer in the way"
+
+
 def test_repeat_is_trained_within_the_item_path(toy_data: Any) -> None:
     toy = toy_data(item_path=True, repeat=True, reason=False)
     model = toy.model.train()

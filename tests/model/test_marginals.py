@@ -21,22 +21,27 @@ def world() -> tuple[Tensor, Tensor, Tensor]:
     return states, torch.randn(ITEMS + 1, WIDTH, generator=generator), codes
 
 
-def shares(states: Tensor, items: Tensor) -> Tensor:
+def shares(states: Tensor, items: Tensor, added: Tensor) -> Tensor:
     """By the definition, ``[R, n + 1]``, nothing for the padding item."""
-    return torch.cat([torch.zeros(len(states), 1), (states @ items[1:].T).softmax(1)], dim=1)
+    return torch.cat([torch.zeros(len(states), 1), (states @ items[1:].T + added[:, 1:]).softmax(1)], dim=1)
 
 
+@pytest.mark.parametrize("extra", [False, True])
 @pytest.mark.parametrize("buffer", [1, 30, 10_000])
-def test_a_whole_codebook_and_its_gradient(world: tuple[Tensor, Tensor, Tensor], buffer: int) -> None:
+def test_a_whole_codebook_and_its_gradient(world: tuple[Tensor, Tensor, Tensor], buffer: int, extra: bool) -> None:
     states, items, codes = world
+    added, entries = torch.zeros(ROWS, ITEMS + 1), None
+    if extra:
+        entries = torch.tensor([0, 0, 2, 6]), torch.tensor([3, 7, 1, 11]), torch.tensor([2.0, -1.0, -9.0, 4.0])
+        added[entries[0], entries[1]] = entries[2]
     books = torch.tensor([0, 1, 2, 0, 1, 2, 0])
     factor = torch.randn(ROWS, WORDS, generator=torch.Generator().manual_seed(1))
     plain = [states.clone().requires_grad_(), items.clone().requires_grad_()]
     carries = codes[:, books].T.unsqueeze(-1) == torch.arange(WORDS)
-    total = (shares(*plain).unsqueeze(-1) * carries).sum(1)
+    total = (shares(*plain, added).unsqueeze(-1) * carries).sum(1)
     used = total.detach() > 0
     pieces = [states.clone().requires_grad_(), items.clone().requires_grad_()]
-    got = book_marginals(pieces[0], pieces[1], codes, books, WORDS, buffer)
+    got = book_marginals(pieces[0], pieces[1], codes, books, WORDS, buffer, entries)
     assert torch.allclose(got.detach().exp()[used], total.detach()[used], atol=1e-6)
     assert not used[books == 0][:, 3].any() and (got[books == 0][:, 3] < -80).all()
     (total[used].log() * factor[used]).sum().backward()

@@ -12,6 +12,7 @@ from toys import cyclic_rows
 from recbole_reg4rec.data.sequences import TARGETS
 from recbole_reg4rec.decoding.scoring import item_scores, path_scores
 from recbole_reg4rec.model import steps
+from recbole_reg4rec.model.catalogue_scorer import CatalogueScorer
 
 
 @pytest.mark.parametrize("form", ["fused", "flat"])
@@ -48,22 +49,24 @@ def test_an_untrained_model_is_as_unsure_as_the_catalogue_is_large(
     assert float(losses[1].detach()) == 0.0
 
 
-def test_later_steps_are_trained_on_a_share_of_the_rows_and_as_on_all_in_the_mean(toy_data: Any) -> None:
+def test_later_steps_are_trained_on_a_share_of_the_rows_and_as_on_all_in_the_mean(
+    toy_data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = {"hidden_dropout_prob": 0.0, "training_order": "fixed", "category_weight": 0.0, "codebooks": 3}
     settings |= {"reasoning_steps": 3, "later_steps": 1.0}
+    plain = CatalogueScorer.loss
     losses: dict[float, list[float]] = {}
     sizes: dict[float, set[int]] = {}
     for share in (1.0, 0.3):
         toy = toy_data(**settings, later_share=share)
         model, batch = toy.model.eval(), next(iter(toy.data.train))
         asked: list[int] = []
-        plain = model._step_losses
 
-        def watched(scorer: Any, states: Any, *rest: Any, plain: Any = plain, asked: Any = asked) -> Any:
+        def watched(scorer: Any, states: Any, *rest: Any, asked: Any = asked) -> Any:
             asked.append(len(states))
             return plain(scorer, states, *rest)
 
-        model._step_losses = watched
+        monkeypatch.setattr(CatalogueScorer, "loss", watched)
         torch.manual_seed(0)
         losses[share] = [float(model.calculate_loss(batch)[0].detach()) for _ in range(80 if share < 1.0 else 1)]
         assert set(asked[::3]) == {asked[0]}, "the first step is taken everywhere"

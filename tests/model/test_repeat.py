@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from recbole_reg4rec.data.repeats import AGE_BUCKETS
-from recbole_reg4rec.model.repeat import Repeat, newest_places
+from recbole_reg4rec.model.repeat import Repeat, SeenOdds, newest_places
 
 
 def _rising() -> Repeat:
@@ -42,3 +42,30 @@ def test_nothing_is_added_to_items_never_seen_or_to_padding() -> None:
 def test_ages_fall_into_buckets_on_a_logarithmic_scale() -> None:
     ages = torch.tensor([0, 1, 3, 7, 10**9])
     assert _rising()(ages).tolist() == [1.0, 5.0, 9.0, 13.0, 64.0]
+
+
+def _some_odds() -> tuple[SeenOdds, torch.Tensor]:
+    """Of four contexts and six items, the last context having seen nothing, and the same as a table."""
+    number, seen = torch.tensor([2, 0, 0, 1]), torch.tensor([4, 5, 1, 3])
+    values = torch.tensor([-2.0, -3.0, 0.5, 7.0])
+    return SeenOdds.of(number, seen, values, 4, 6), torch.zeros(4, 6).index_put((number, seen), values)
+
+
+def test_odds_are_found_by_context_and_item() -> None:
+    odds, table = _some_odds()
+    assert torch.equal(odds.table(), table)
+    contexts, items = torch.arange(4).repeat_interleave(6), torch.arange(6).repeat(4)
+    assert torch.equal(odds.look_up(contexts, items).view(4, 6), table)
+    none = SeenOdds.of(*(torch.zeros(0, dtype=torch.int64),) * 2, torch.zeros(0), 4, 6)
+    assert not none.look_up(contexts, items).any() and not none.table().any()
+
+
+def test_odds_of_some_contexts_in_another_order_and_more_than_once() -> None:
+    odds, table = _some_odds()
+    chosen = torch.tensor([2, 3, 0, 0])
+    taken = odds.take(chosen)
+    assert torch.equal(taken.table(), table[chosen])
+    rows, items, values = taken.entries()
+    assert rows.tolist() == sorted(rows.tolist()) and torch.equal(table[chosen][rows, items], values)
+    assert torch.equal(taken.places, taken.places.sort().values), "places stay in order, so that they can be looked up"
+    assert odds.take(torch.zeros(0, dtype=torch.int64)).table().shape == (0, 6)

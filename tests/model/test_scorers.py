@@ -12,7 +12,9 @@ from torch import Tensor
 from recbole_reg4rec.decoding.beam import surest
 from recbole_reg4rec.decoding.scoring import item_scores
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.model.scorers import CatalogueScorer, CodebookScorer, OpenTokens, reasoning_steps
+from recbole_reg4rec.model.catalogue_scorer import CatalogueScorer
+from recbole_reg4rec.model.repeat import SeenOdds
+from recbole_reg4rec.model.scorers import CodebookScorer, OpenTokens, reasoning_steps
 
 ITEMS, BOOKS, WORDS = 12, 3, 4
 
@@ -143,6 +145,53 @@ def alive_items(model: Any, targets: Tensor, books: Tensor, given: Any) -> list[
     if given is None:
         return [every] * len(targets)
     return [every[codes[1:, book] == codes[target, book]] for target, book in zip(targets, books, strict=True)]
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_odds_of_a_context_stand_beside_the_logits(make: Any, each: int) -> None:
+    """Whatever is asked of the scorer, by the definition; states of a context are neighbours, or `at` says whose."""
+    model, every = make(), torch.arange(1, ITEMS + 1)
+    generator = torch.Generator().manual_seed(6)
+    hidden = torch.randn(3 * each, 8, generator=generator)
+    contexts = torch.arange(3).repeat_interleave(each)
+    seen = torch.tensor([[0, 2], [0, 9], [1, 4], [1, 5], [1, 12]]).T
+    odds = SeenOdds.of(*seen, torch.randn(5, generator=generator) * 3, 3, ITEMS + 1)
+    table, codes = odds.table(), model.catalogue.codes
+    targets = torch.randint(1, ITEMS + 1, (len(hidden),), generator=generator)
+    books = torch.randint(BOOKS, (len(hidden),), generator=generator)
+    candidates = model.catalogue.open(books, codes[targets, books])
+    turned = torch.randperm(len(hidden), generator=generator)
+    plain = model.scorer(model.reasoner, odds=odds)
+    moved = model.catalogue.open(books[turned], codes[targets[turned], books[turned]])
+    asked = [(plain, torch.arange(len(hidden)), candidates), (plain.at(contexts[turned]), turned, moved)]
+    for scorer, order, left in asked:
+        shares = [torch.zeros(ITEMS + 1) for _ in order]
+        narrowed = [torch.zeros(ITEMS + 1) for _ in order]
+        for place, row in enumerate(order.tolist()):
+            logits = model.reasoner.token_logits(hidden[row])
+            score = logits[torch.arange(BOOKS), codes].sum(1) + table[contexts[row]]
+            shares[place][1:] = score[1:].softmax(0)
+            alive = every[codes[1:, books[row]] == codes[targets[row], books[row]]]
+            narrowed[place][alive] = score[alive].softmax(0)
+        whole, rest = torch.stack(shares).detach(), torch.stack(narrowed).detach()
+        states, wanted, number = hidden[order], targets[order], torch.arange(len(order))
+        carries = torch.nn.functional.one_hot(codes, WORDS).float()
+        of_tokens, of_rest = (torch.einsum("ri,imk->rmk", part, carries) for part in (whole, rest))
+        with torch.no_grad():
+            assert torch.allclose(scorer.item_log_probs(states).exp(), whole, atol=1e-5)
+            assert torch.allclose(scorer.log_probs(states, None).exp(), of_tokens, atol=1e-5)
+            assert torch.allclose(scorer.log_probs(states, left).exp(), of_rest, atol=1e-5)
+            first, held = scorer.first(states, 1.0)
+            assert torch.allclose(held.exp(), of_tokens[number, first], atol=1e-5)
+            open_tokens = scorer.open(books[order], None)
+            of_book = scorer.book_log_probs(states, books[order], open_tokens, 1.0).exp()
+            assert torch.allclose(of_book, of_tokens[number, books[order]], atol=1e-5)
+            sure = scorer.confidence(states, left, torch.zeros(len(order), BOOKS, dtype=torch.bool))
+            assert torch.allclose(sure.exp(), of_rest.amax(-1), atol=1e-5)
+            for given, part in ((None, whole), (left, rest)):
+                expected = -part[number, wanted].log().mean()
+                loss = scorer.loss(states, given, wanted, torch.ones(len(order), BOOKS, dtype=torch.bool))
+                assert float(loss) == pytest.approx(float(expected), abs=1e-4)
 
 
 class Unmoved:

@@ -10,11 +10,11 @@ import torch
 from recbole_reg4rec.model.trace import trace_paths
 
 
-@pytest.fixture
-def searched(toy_data: Any) -> Any:
+@pytest.fixture(params=[False, True], ids=["", "repeat"])
+def searched(toy_data: Any, request: pytest.FixtureRequest) -> Any:
     """A model of three codebooks, histories, and its complete search with every check."""
     pruning = {"corp": True, "corp_threshold": 0.999, "corp_min_beams": 2, "grounded": False}
-    toy = toy_data(codebooks=3, codebook_size=3, beam_width=6, **pruning)
+    toy = toy_data(codebooks=3, codebook_size=3, beam_width=6, repeat=request.param, **pruning)
     model = toy.model.eval()
     with torch.no_grad():
         model.reasoner.category.weight.mul_(20.0)  # untrained, all steps would agree

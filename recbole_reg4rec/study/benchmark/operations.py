@@ -66,7 +66,7 @@ def shapes_of(model: Any, config: Any, data: Any) -> Shapes | None:
     # Position p reads p + 1 items; the trained ones are the last of each window.
     read = (trained * (windows.skip + 1 + length) / 2).sum() / trained.sum()
     reasoner = model.reasoner
-    has_categories = reasoner is not None and model.category_weight > 0
+    has_categories = reasoner is not None and model.supervision.category_weight > 0
     catalogue, encoders = model.catalogue, [model.encoder, model.item_path.encoder if model.item_path else None]
     return Shapes(
         width=int(config["hidden_size"]),
@@ -86,7 +86,7 @@ def shapes_of(model: Any, config: Any, data: Any) -> Shapes | None:
         positions=float(length.sum() / trained.sum()),
         history=float(test.inter_feat[test.item_list_length_field].float().mean()),
         read_once=int(model.item_path is not None and config["history_form"] == "fused"),
-        later=model.later_share,
+        later=model.supervision.later_share,
     )
 
 

@@ -15,14 +15,14 @@ from types import FunctionType
 from recbole_reg4rec.decoding.catalogue import Catalogue
 from recbole_reg4rec.decoding.corp import Reflection
 from recbole_reg4rec.decoding.shares import RemainingShares
+from recbole_reg4rec.model.catalogue_scorer import CatalogueScorer
 from recbole_reg4rec.model.evidence import ItemPath
 from recbole_reg4rec.model.gate import Gate
 from recbole_reg4rec.model.history import HistoryEncoder
 from recbole_reg4rec.model.memory import Memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
 from recbole_reg4rec.model.reg4rec import REG4Rec
-from recbole_reg4rec.model.repeat import Repeat
-from recbole_reg4rec.model.scorers import CatalogueScorer
+from recbole_reg4rec.model.repeat import Repeat, SeenOdds
 
 # By part of decoding: functions none of which calls another of the same part.
 PARTS: dict[str, tuple[Callable[..., object], ...]] = {
@@ -46,7 +46,7 @@ PARTS: dict[str, tuple[Callable[..., object], ...]] = {
     "encoders": (HistoryEncoder.read, HistoryEncoder.read_last),
     "item path": (ItemPath.log_probs,),
     "memory": (Memory.forward,),
-    "repeat": (Repeat.scores,),
+    "repeat": (Repeat.odds, SeenOdds.table),
     "gate": (Gate.forward,),
 }
 WITHIN_SEARCH = ("catalogue", "open", "narrow", "feasible", "corp")

@@ -95,6 +95,8 @@ _ADDED = {"softmax_items": 20_000}
 _ADDED_TO_ALIGNMENT = {"align_kl_share": 0.25}
 # What there was not before, and what is the same as that.
 _NONE_BEFORE = {"item_stopping_step": 0}
+# What there was not before, and what it needs to say anything.
+_NEEDS = {"reason_repeats": ("reason", "repeat")}
 
 
 def _as_trained(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -109,6 +111,7 @@ def _as_trained(content: Mapping[str, Any]) -> Mapping[str, Any]:
         added: dict[str, Any] = {name: value for name, value in _ADDED.items() if items <= value} | _NONE_BEFORE
         if settings.get("stages") == ["supervised"]:
             added |= _ADDED_TO_ALIGNMENT
+        added |= {name: not all(settings.get(need) for need in needs) for name, needs in _NEEDS.items()}
         settings = {**added, **settings}
     # `auto` goes by the items that have features.
     codewords, known = tokenizer.get("codewords"), items - int(tokenizer.get("items_without_features", 0))
