@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from toys import cyclic_rows
 from recbole_reg4rec.data.sequences import TARGETS
 from recbole_reg4rec.decoding.scoring import item_scores, path_scores
 from recbole_reg4rec.model import steps
-from recbole_reg4rec.model.catalogue_scorer import CatalogueScorer
 
 
 @pytest.mark.parametrize("form", ["fused", "flat"])
@@ -33,49 +31,6 @@ def test_mixed_precision_trains_and_stays_near_full_precision(toy_data: Any, for
     sum(losses).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     assert float(sum(losses).detach()) == pytest.approx(full, rel=0.05)
-
-
-@pytest.mark.parametrize("order", ["confidence", "random", "fixed"])
-@pytest.mark.parametrize(("kind", "later"), [("codebook", 1.0), ("catalogue", 0.0)])
-def test_an_untrained_model_is_as_unsure_as_the_catalogue_is_large(
-    toy_data: Any, order: str, kind: str, later: float
-) -> None:
-    settings = {"training_order": order, "token_softmax": kind, "later_steps": later, "category_weight": 0.0}
-    toy = toy_data(hidden_dropout_prob=0.0, grounded=kind == "catalogue", **settings)
-    losses = toy.model.eval().calculate_loss(next(iter(toy.data.train)))
-    # Near-uniform tokens over what is feasible cost about log(items) nats a target, in any order; so does the item at
-    # the first step.
-    assert float(losses[0].detach()) == pytest.approx(math.log(12), abs=0.9)
-    assert float(losses[1].detach()) == 0.0
-
-
-def test_later_steps_are_trained_on_a_share_of_the_rows_and_as_on_all_in_the_mean(
-    toy_data: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {"hidden_dropout_prob": 0.0, "training_order": "fixed", "category_weight": 0.0, "codebooks": 3}
-    settings |= {"reasoning_steps": 3, "later_steps": 1.0}
-    plain = CatalogueScorer.loss
-    losses: dict[float, list[float]] = {}
-    sizes: dict[float, set[int]] = {}
-    for share in (1.0, 0.3):
-        toy = toy_data(**settings, later_share=share)
-        model, batch = toy.model.eval(), next(iter(toy.data.train))
-        asked: list[int] = []
-
-        def watched(scorer: Any, states: Any, *rest: Any, asked: Any = asked) -> Any:
-            asked.append(len(states))
-            return plain(scorer, states, *rest)
-
-        monkeypatch.setattr(CatalogueScorer, "loss", watched)
-        torch.manual_seed(0)
-        losses[share] = [float(model.calculate_loss(batch)[0].detach()) for _ in range(80 if share < 1.0 else 1)]
-        assert set(asked[::3]) == {asked[0]}, "the first step is taken everywhere"
-        sizes[share] = {*asked[1::3], *asked[2::3]}
-        everywhere = asked[0]
-    assert sizes[1.0] == {everywhere}
-    assert len(sizes[0.3]) > 1 and min(sizes[0.3]) < 0.5 * everywhere
-    # Rows are drawn alike, and every row has as many targets.
-    assert sum(losses[0.3]) / 80 == pytest.approx(losses[1.0][0], rel=0.03)
 
 
 def test_two_layers_are_one_each_and_an_odd_layer_goes_to_the_encoder(toy_data: Any) -> None:
