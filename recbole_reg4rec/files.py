@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,13 +17,13 @@ import filelock
 def whole_file(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
     """Opens a part file beside ``path`` that takes its name only when the block ends well; folders are made.
 
-    A part file left by a killed process of the same number is overwritten.
+    A part file left by a killed process of the same number, on the same machine, is overwritten.
 
     Raises:
         OSError: the folder cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
     try:
         with open(part, mode, **options) as file:
             yield file

@@ -11,6 +11,7 @@ from pathlib import Path
 import filelock
 import pytest
 
+from recbole_reg4rec import files
 from recbole_reg4rec.files import check_writable, exclusive, whole_file
 
 
@@ -32,6 +33,20 @@ def test_an_error_leaves_the_older_file_and_nothing_else(tmp_path: Path, error: 
         raise error
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["b"]
+
+
+def test_machines_that_share_a_folder_do_not_write_into_each_others_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers often give their processes the same numbers."""
+    path = tmp_path / "b"
+    with whole_file(path) as file:
+        file.write(b"first")
+        monkeypatch.setattr(files.platform, "node", lambda: "another")
+        with whole_file(path) as other:
+            other.write(b"second, which is longer")
+        assert path.read_bytes() == b"second, which is longer"
+    assert path.read_bytes() == b"first" and os.listdir(tmp_path) == ["b"]
 
 
 def test_permissions_are_those_of_an_ordinary_file(tmp_path: Path) -> None:
