@@ -15,7 +15,10 @@ import pytest
 import torch
 import yaml
 
+from recbole_reg4rec.alignment.sampling import Sampler
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.model.reg4rec import REG4Rec
+from recbole_reg4rec.model.repeat import Repeat
 from recbole_reg4rec.study import job
 from recbole_reg4rec.trainer import trainer
 
@@ -250,10 +253,39 @@ def test_an_empty_category_column_is_told(toy):
         toy.run(**BOTH, item_category_field="class")
 
 
-@pytest.mark.parametrize("more", [{"item_path": True, "memory": True}, {"history_form": "flat"}, {"codebooks": 1}])
+@pytest.mark.parametrize(
+    "more", [{"item_path": True, "memory": True, "repeat": True}, {"history_form": "flat"}, {"codebooks": 1}]
+)
 def test_stage_2_works_with_every_form_of_the_model(toy, more):
     record = toy.run(**{**BOTH, "align_epochs": 1}, epochs=1, **more)
     assert record["stages"]["alignment"]["epochs"] == 1 and record["test"]["recall@10"] >= 0
+
+
+def test_stage_2_draws_no_path_to_what_repeat_rules_out(toy, monkeypatch):
+    asked, drawn = [], []
+    odds_at, sample = REG4Rec.odds_at, Sampler.sample
+
+    def watched_odds(self, items, places):
+        asked.append((items, places))
+        return odds_at(self, items, places)
+
+    def watched_sample(self, *rest):
+        groups = sample(self, *rest)
+        drawn.append(groups.items[:, : BOTH["align_group"]])
+        return groups
+
+    monkeypatch.setattr(REG4Rec, "odds_at", watched_odds)
+    monkeypatch.setattr(Sampler, "sample", watched_sample)
+    monkeypatch.setattr(Repeat, "forward", lambda self, ages: 0.0 * self.log_odds[0] - 50.0 * torch.ones(len(ages)))
+    for known in (True, False):
+        asked.clear()
+        drawn.clear()
+        toy.run(**{**BOTH, "align_epochs": 1}, epochs=1, repeat=True, reason_repeats=known)
+        seen = [items[row, : place + 1] for items, places in asked for row, place in places.nonzero().tolist()]
+        groups = torch.cat(drawn)
+        assert len(seen) == len(groups) > 50
+        again = [bool(torch.isin(group, history).any()) for group, history in zip(groups, seen, strict=True)]
+        assert any(again) != known
 
 
 def test_settings_of_stage_2_bind_nothing_without_it(toy):
