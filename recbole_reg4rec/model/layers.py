@@ -26,7 +26,7 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape; entries are zero with the probability, the others are scaled up."""
-        level = round(256 * self.probability)
+        level = min(255, round(256 * self.probability))  # of 256, something is always left
         if not self.training or level == 0:
             return x
         if x.device.type != "cpu":

@@ -173,14 +173,12 @@ class REG4Rec(SequentialRecommender):
         items, targets = interaction[self.ITEM_SEQ], interaction[TARGETS]
         sample = draw_sample(torch.stack([items, targets]), self.catalogue.items, self.softmax_items)
         losses: tuple[Tensor, ...] = ()
-        extra = self._repeating(items, targets > 0)
+        paths = [path for path in (self.item_path, self.control) if path is not None] if self._recognises else []
+        extra = self._repeating(items, targets > 0) if paths or self.reason_repeats else None
         if self.reasoner is not None:
             odds = self._odds_of_reasoning(extra, int((targets > 0).sum()))
             scorer = self.scorer(self.reasoner, sample, odds)
             losses = self.supervision.losses(self.reasoner, scorer, self.reader(items), targets, self.members)
-        if self.item_path is None or not self._recognises:
-            return losses
-        paths = (self.item_path, *([self.control] if self.control is not None else []))
         return (*losses, *(self._item_loss(path, items, targets, extra, sample) for path in paths))
 
     def _repeating(self, items: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

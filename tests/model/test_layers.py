@@ -19,6 +19,12 @@ def test_dropout_rate_and_mean() -> None:
         assert torch.allclose(out[out > 0], torch.tensor(1 / (1 - level)))
 
 
+def test_dropout_of_almost_everything_leaves_something_finite() -> None:
+    torch.manual_seed(0)
+    found = Dropout(0.9999)(torch.ones(100_000))
+    assert found.isfinite().all() and 0 < (found > 0).float().mean() < 0.01
+
+
 def test_dropout_is_nothing_in_evaluation_or_at_zero_and_follows_the_seed() -> None:
     x = torch.randn(5, 7)
     assert torch.equal(Dropout(0.5).eval()(x), x)
