@@ -103,7 +103,7 @@ def test_codebook_and_commitment_pull_one_side_each(fitted):
     model, rows = fitted()
     weights = expert_weights(model)
     out = model(rows)
-    assert float(out.codebook_loss) == pytest.approx(float(out.commitment_loss))
+    assert float(out.codebook_loss.detach()) == pytest.approx(float(out.commitment_loss.detach()))
     distance = model.distances(rows).min(dim=-1).values.mean()
     assert float(out.codebook_loss) == pytest.approx(float(distance), rel=1e-4)
     model.zero_grad()
