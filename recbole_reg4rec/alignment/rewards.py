@@ -87,6 +87,11 @@ class RewardWeights:
         """Whether a reward with a weight looks at categories."""
         return self.category_hit > 0 or self.step_consistency > 0
 
+    @property
+    def only_whole_paths(self) -> bool:
+        """Whether a path earns something for its end alone, all or nothing."""
+        return not (self.step_hit > 0 or self.need_categories)
+
 
 def path_rewards(
     books: Tensor, tokens: Tensor, steps: Tensor | None, targets: Tensor, categories: Tensor, shares: Tensor

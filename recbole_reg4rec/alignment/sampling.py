@@ -3,9 +3,11 @@
 At every step a path takes the codebook it is surest of, as in decoding, and draws one of its feasible tokens (paper:
 any order, CRSS; temperature: choice). Paths that began alike are one node of a tree and are computed once; the
 history's keys and values are computed once for all of them. A path that has come down to one item is at its end: the
-steps left are forced, cost nothing and carry no gradient. Sampling carries none at all: what is learned from, and
-whatever another policy has to say, comes from walking a part of the same tree again (`replay`). Where paths end by an
-answer, as in decoding, the last step draws one of the items that are left.
+steps left are forced, cost nothing and carry no gradient. Where whole paths alone are rewarded, a group goes no
+further once none of its paths can come to a rewarded item: all of them earn nothing, whatever they would draw (our
+choice). Sampling carries none at all: what is learned from, and whatever another policy has to say, comes from
+walking a part of the same tree again (`replay`). Where paths end by an answer, as in decoding, the last step draws
+one of the items that are left.
 
 The category of a step is what the category head holds likeliest behind the step's token; once one item is left, it is
 that of the item's own categories which the head held likeliest at the last step decided (choice).
@@ -86,6 +88,34 @@ class _Walker:
         return hidden.flatten(0, 1).index_select(0, self._slots)
 
 
+class Hopes:
+    """Which groups can still earn something where only whole paths to some items do.
+
+    Args:
+        catalogue: whose items these are.
+        items: int64 ``[R, N]``, the rewarded items of each context, 0 for none.
+        kept: bool ``[R, G]``, paths drawn that are walked to their end in any case.
+    """
+
+    def __init__(self, catalogue: Catalogue, items: Tensor, kept: Tensor) -> None:
+        self._codes, self._kept = catalogue.codes.index_select(0, items.flatten()).view(*items.shape, -1), kept
+        # Which of them each path has come towards so far; what has ended stays as it is.
+        self._near = (items > 0).unsqueeze(1).repeat(1, kept.shape[1], 1)
+
+    def after(self, paths: Tensor, books: Tensor, tokens: Tensor, size: int) -> Tensor:
+        """Which of some paths go on after a token: int64 ``[L]`` each, paths counted ``size`` a group; bool ``[L]``.
+
+        Those behind the drawn ones do.
+        """
+        groups, number = paths // size, paths % size
+        drawn = number < self._kept.shape[1]
+        group, place = groups[drawn], number[drawn]
+        self._near[group, place] &= self._codes[group, :, books[drawn]] == tokens[drawn].unsqueeze(1)
+        going = torch.ones_like(drawn)
+        going[drawn] = self._near.flatten(1).any(1)[group] | self._kept[group, place]
+        return going
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Walks a tree of paths.
@@ -115,6 +145,7 @@ class Sampler:
         trained: Tensor,
         group: int,
         given: Tensor | None = None,
+        hopes: Hopes | None = None,
     ) -> Groups:
         """Samples ``group`` paths from each trained position.
 
@@ -126,9 +157,10 @@ class Sampler:
             group: paths to draw for each context.
             given: int64 ``[R, X]``, items whose paths are walked as well, behind the ``group`` drawn ones; for 0 there
                 is no path, and its item stays 0.
+            hopes: what alone is rewarded; without it, all paths are drawn to their ends.
 
         Returns:
-            ``R`` groups of ``group + X`` paths.
+            ``R`` groups of ``group + X`` paths; the item of a path that went no further is 0.
         """
         rows, places = trained.nonzero(as_tuple=True)
         contexts, books = len(rows), self.catalogue.codebooks
@@ -179,6 +211,11 @@ class Sampler:
             groups.levels.append(Level(rows, places, parent, entered, book, allowed, paths, nodes, columns))
             walk.log_probs.append(log_probs)
             groups.books[paths, step], groups.tokens[paths, step] = book[nodes], tokens
+            if hopes is not None:
+                going = hopes.after(paths, book[nodes], tokens, size)
+                paths, nodes, tokens = paths[going], nodes[going], tokens[going]
+                if not len(paths):
+                    break
             # From here on the nodes of the next step.
             words = self.catalogue.codewords
             keys, belongs = torch.unique(nodes * words + tokens, return_inverse=True)

@@ -12,10 +12,10 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_reg4rec.alignment.future import check_window, future_items
+from recbole_reg4rec.alignment.future import FutureItems, check_window, future_items
 from recbole_reg4rec.alignment.grpo import clipped_objective, divergence, entropy, group_advantages
 from recbole_reg4rec.alignment.rewards import RewardWeights, path_rewards
-from recbole_reg4rec.alignment.sampling import Sampler, replay
+from recbole_reg4rec.alignment.sampling import Hopes, Sampler, replay
 from recbole_reg4rec.alignment.tree import Groups, Level, Walk, pick, subtree
 from recbole_reg4rec.data.sequences import FUTURE, TARGETS, WholeSequenceLoader
 from recbole_reg4rec.model.history import History, HistoryEncoder
@@ -114,13 +114,17 @@ class AlignmentStage:
         with torch.no_grad():
             history, odds = model.reader(items), model.odds_at(items, trained)
         scorer = model.scorer(model.decoder, odds=odds)
-        groups = self._sampler.sample(model.decoder, scorer, history, trained, self._group, supervised)
-        rewards = self._rewards(groups, interaction[FUTURE], trained)
-        total = sum(weight * rewards[kind] for kind, weight in self._weights.as_dict().items())
+        window = future_items(interaction[FUTURE], trained, self._future, self._gamma)
+        near = torch.zeros(len(targets), self._group, dtype=torch.bool, device=targets.device)
+        near[:, : self._kl_paths] = compared.unsqueeze(1)
+        hopes = Hopes(model.catalogue, window.items, near) if self._weights.only_whole_paths else None
+        groups = self._sampler.sample(model.decoder, scorer, history, trained, self._group, supervised, hopes)
+        rewards = self._rewards(groups, window)
+        total = sum(weight * rewards[kind] for kind, weight in self._weights.as_dict().items() if kind in rewards)
         assert isinstance(total, Tensor)
         advantages, signal = group_advantages(total)
-        levels, near, kept = self._learned(groups, signal, compared)
-        reference = self._of_reference(items, near, odds)
+        levels, close, kept = self._learned(groups, signal, near)
+        reference = self._of_reference(items, close, odds)
         model.train(self._dropout)
         old: list[Tensor] = []
         for update in range(self.updates):
@@ -130,7 +134,7 @@ class AlignmentStage:
             walk = self._replay(model.decoder, history, levels, odds)
             old = old or [log_probs.detach() for log_probs in walk.log_probs]
             parts = {"objective": self._objective(groups, levels, walk, old, advantages)}
-            parts["kl"], parts["entropy"] = self._spread(near, kept, walk, reference, int(compared.sum()))
+            parts["kl"], parts["entropy"] = self._spread(close, kept, walk, reference, int(compared.sum()))
             if update == 0:
                 self._log(groups, parts, rewards, total, signal)
                 if self.collapsed:
@@ -164,30 +168,26 @@ class AlignmentStage:
         scorer = self._model.scorer(reasoner, odds=odds)
         return replay(reasoner, scorer, history, levels, self._sampler.temperature)
 
-    def _learned(
-        self, groups: Groups, signal: Tensor, compared: Tensor
-    ) -> tuple[list[Level], list[Level], list[Tensor]]:
+    def _learned(self, groups: Groups, signal: Tensor, near: Tensor) -> tuple[list[Level], list[Level], list[Tensor]]:
         """What of the tree says something to the policy: groups with a signal, true paths, and what KL is estimated on.
 
-        ``signal``, ``compared``: bool ``[R]``, contexts.
+        ``signal``: bool ``[R]``, contexts. ``near``: bool ``[R, G]``, the paths of the latter.
 
         Returns:
             the levels of all this; those of the paths that KL and entropy are estimated on; and which nodes of the
             former the latter have.
         """
-        near = torch.zeros(groups.items.shape, dtype=torch.bool, device=signal.device)
-        near[:, : self._kl_paths] = compared.unsqueeze(1)
+        near = torch.nn.functional.pad(near, (0, groups.items.shape[1] - self._group))
         learned = near.clone()
         learned[:, : self._group] |= signal.unsqueeze(1)
         learned[:, self._group :] = groups.items[:, self._group :] > 0
         levels, _ = subtree(groups.levels, learned.flatten())
         return levels, *subtree(levels, near.flatten())
 
-    def _rewards(self, groups: Groups, ahead: Tensor, trained: Tensor) -> dict[str, Tensor]:
-        """By kind, float32 ``[R, G]``."""
-        window = future_items(ahead, trained, self._future, self._gamma)
+    def _rewards(self, groups: Groups, window: FutureItems) -> dict[str, Tensor]:
+        """By kind, float32 ``[R, G]``; where whole paths alone earn, that kind alone, since not all come to an end."""
         drawn = slice(self._group)
-        return path_rewards(
+        found = path_rewards(
             groups.books[:, drawn],
             groups.tokens[:, drawn],
             groups.categories[:, drawn] if self._weights.need_categories else None,
@@ -195,6 +195,9 @@ class AlignmentStage:
             self._model.members[window.items],
             window.shares,
         )
+        if self._weights.only_whole_paths:
+            return {"global_path": found["global_path"] * (groups.items[:, drawn] > 0)}
+        return found
 
     def _objective(
         self, groups: Groups, levels: list[Level], walk: Walk, old: list[Tensor], advantages: Tensor
@@ -246,7 +249,8 @@ class AlignmentStage:
         self, groups: Groups, parts: dict[str, Tensor], rewards: dict[str, Tensor], total: Tensor, signal: Tensor
     ) -> None:
         codes = self._model.catalogue.codes[groups.items].gather(2, groups.books)
-        valid = ((codes == groups.tokens).all(2) & (groups.items > 0))[:, : self._group]
+        ended = groups.items[:, : self._group] > 0
+        valid = (codes == groups.tokens).all(2)[:, : self._group][ended]
         entry = {f"reward_{kind}": float(values.mean()) for kind, values in rewards.items()}
         entry.update(
             reward=float(total.mean()),

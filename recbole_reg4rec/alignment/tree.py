@@ -66,8 +66,8 @@ class Groups:
     """``R`` groups of ``G`` paths.
 
     ``levels``: the tree. ``walk``: the sampling policy along it, without a gradient.
-    ``items``: int64 ``[R, G]``, the item of each path (one of them where several share a tuple).
-    ``books``, ``tokens``, ``categories``: int64 ``[R, G, M]``, forced steps included.
+    ``items``: int64 ``[R, G]``, the item of each path (one of them where several share a tuple), 0 where it has no end.
+    ``books``, ``tokens``, ``categories``: int64 ``[R, G, M]``, forced steps included; 0 behind the last step taken.
     """
 
     levels: list[Level]

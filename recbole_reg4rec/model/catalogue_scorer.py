@@ -186,7 +186,7 @@ class CatalogueScorer:
             found[0].append(books)
             found[1].append(shares[books, :, torch.arange(len(books), device=books.device)])
         books, shares = (torch.cat(parts) for parts in found)
-        log_probs = shares.clamp_(min=_TINY).log_().masked_fill_(self._catalogue.used[books].isinf(), NEVER)
+        log_probs = shares.clamp_(min=_TINY).log_().add_(self._catalogue.used[books])
         return books, log_probs if temperature == 1.0 else (log_probs / temperature).log_softmax(-1)
 
     def _first_shares(self, hidden: Tensor) -> Iterator[Tensor]:
@@ -239,7 +239,7 @@ class CatalogueScorer:
             queries, words = self._queries(hidden), catalogue.codewords
             extra = self._extra(len(hidden))
             log_shares = book_marginals(queries, self._vectors, catalogue.codes, books, words, extra=extra)
-            log_probs = log_shares.masked_fill(catalogue.used[books].isinf(), NEVER)
+            log_probs = log_shares + catalogue.used[books]
         else:
             assert open_tokens.tokens is not None
             left = self._among(hidden, candidates)
