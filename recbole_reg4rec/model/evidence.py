@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_reg4rec.errors import UserError
-from recbole_reg4rec.model.history import HistoryEncoder, ItemVectors, TokenTable
+from recbole_reg4rec.model.history import HistoryEncoder, ItemVectors, TokenTable, own_vectors
 from recbole_reg4rec.model.sampled_softmax import ItemSample
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
 
@@ -28,9 +28,7 @@ class ItemPath(nn.Module):
 
     def __init__(self, table: TokenTable, encoder: Callable[..., HistoryEncoder]) -> None:
         super().__init__()
-        self.identity = nn.Embedding(len(table.rows), table.weight.shape[1], padding_idx=0)
-        # A residual: items begin as their tokens say, and nothing depends on how many items there are.
-        nn.init.zeros_(self.identity.weight)
+        self.identity = own_vectors(table)
         self.encoder = encoder(table=table, identity=self.identity)
         self.vectors = ItemVectors(table, self.identity)
         self.project = nn.Linear(table.weight.shape[1], table.weight.shape[1])

@@ -50,6 +50,14 @@ class TokenTable(nn.Module):
         return F.embedding_bag(bags, self.weight, mode="sum").view(*items.shape, -1) * (items > 0).unsqueeze(-1)
 
 
+def own_vectors(table: TokenTable) -> nn.Embedding:
+    """A vector of its own for each item, ``[items + 1, d]``, to stand beside its tokens; 0 at first (our choice)."""
+    identity = nn.Embedding(len(table.rows), table.weight.shape[1], padding_idx=0)
+    # A residual: items begin as their tokens say, and nothing depends on how many items there are.
+    nn.init.zeros_(identity.weight)
+    return identity
+
+
 class ItemVectors(nn.Module):
     """What items are compared by: the sum of their tokens' embeddings and, where given, a vector of their own.
 

@@ -19,6 +19,7 @@ class Reasoner(nn.Module):
         start_from_history: add the state behind the last item to ``<BOS>`` (our choice; off: the bare ``<BOS>``).
         grounded: the tokens' states are that behind the last item plus what the decoder corrects, at first nothing (our
             choice). Categories are told from what the decoder itself came to, which knows the path.
+        identity: a vector of its own for each item, beside its tokens (our choice; none: the tokens alone).
 
     ``hidden``, here and in whatever asks, is all that stands behind a step: float ``[..., h]``, of which `query` and
     `category_logits` take what is theirs.
@@ -40,6 +41,7 @@ class Reasoner(nn.Module):
         attention_dropout: float,
         start_from_history: bool,
         grounded: bool = False,
+        identity: nn.Embedding | None = None,
     ) -> None:
         super().__init__()
         self.table, self.start_from_history, self.width = table, start_from_history, width
@@ -55,7 +57,7 @@ class Reasoner(nn.Module):
             nn.init.zeros_(self.correct.bias)
         self.project = nn.Linear(width, width)
         self.bias = nn.Parameter(torch.zeros(len(table.weight)))
-        self.vectors = ItemVectors(table, bias=self.bias)
+        self.vectors = ItemVectors(table, identity, self.bias)
         self.category = nn.Linear(width, categories + 1) if categories else None
 
     def session(self, history: History, queries: Tensor, mask: Tensor | None, causal: bool) -> ReasoningSession:

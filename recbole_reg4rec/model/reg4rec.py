@@ -23,7 +23,7 @@ from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.catalogue_scorer import CatalogueScorer
 from recbole_reg4rec.model.evidence import EvidenceWeights, ItemPath, log_share
 from recbole_reg4rec.model.gate import Gate
-from recbole_reg4rec.model.history import FORMS, History, HistoryEncoder, TokenTable
+from recbole_reg4rec.model.history import FORMS, History, HistoryEncoder, TokenTable, own_vectors
 from recbole_reg4rec.model.layers import layer_shape
 from recbole_reg4rec.model.memory import build_memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
@@ -95,17 +95,21 @@ class REG4Rec(SequentialRecommender):
         decoder_layers = layers // 2 if config["reason"] else 0
         if config["reason"] and not decoder_layers:
             raise UserError("setting n_layers is 1, which leaves the decoder none; make it 2 or more, or reason: False")
+        self.catalogue_softmax = config["token_softmax"] == "catalogue"
         self.encoder: HistoryEncoder | None = None
         self.reasoner: Reasoner | None = None
         if config["reason"]:
             table = new_table()
-            self.encoder = new_encoder(table=table, layers=layers - decoder_layers)
+            # Within a codebook there is no item yet, whose vector could count.
+            identity = own_vectors(table) if config["reason_identity"] and self.catalogue_softmax else None
+            self.encoder = new_encoder(table=table, layers=layers - decoder_layers, identity=identity)
             self.reasoner = Reasoner(
                 table,
                 tokens.categories,
                 layers=decoder_layers,
                 start_from_history=bool(config["start_from_history"]),
                 grounded=bool(config["grounded"]),
+                identity=identity,
                 **shape,
             )
         elif self.item_path is None:
@@ -113,7 +117,6 @@ class REG4Rec(SequentialRecommender):
         kinds = self._kinds()
         gated = config["gate"] and len(kinds) > 1
         self.gate = Gate(kinds, int(config["gate_items"]), int(config["gate_hidden"])) if gated else None
-        self.catalogue_softmax = config["token_softmax"] == "catalogue"
         self.reason_repeats = bool(config["reason_repeats"]) and self.catalogue_softmax
         self.steps = reasoning_steps(config)
         self.supervision = Supervision.from_settings(config, self.catalogue)

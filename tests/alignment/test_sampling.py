@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recbole_reg4rec.alignment.grpo import clipped_objective
-from recbole_reg4rec.alignment.sampling import Sampler, replay
+from recbole_reg4rec.alignment.sampling import Hopes, Sampler, replay
 from recbole_reg4rec.alignment.tree import pick, subtree
 
 ITEMS = 12
@@ -40,10 +40,18 @@ def token_logits(model, hidden: Tensor, alive: Tensor, odds: Tensor) -> Tensor:
     logits, codes = model.reasoner.token_logits(hidden), model.catalogue.codes
     if not model.catalogue_softmax:
         return logits
-    own = (logits[torch.arange(codes.shape[1]), codes[alive]].sum(1) + odds[alive]).exp()
+    own = (item_logits(model, hidden, alive) + odds[alive]).exp()
     return torch.stack(
         [torch.zeros(logits.shape[1]).index_add(0, codes[alive, book], own) for book in range(codes.shape[1])]
     ).log()
+
+
+def item_logits(model, hidden: Tensor, alive: Tensor) -> Tensor:
+    """Of some items: the sums of their tokens' logits, and what their own vectors add."""
+    codes = model.catalogue.codes
+    found = model.reasoner.token_logits(hidden)[torch.arange(codes.shape[1]), codes[alive]].sum(1)
+    identity = model.reasoner.vectors.identity
+    return found if identity is None else found + identity(alive) @ model.reasoner.query(hidden)
 
 
 def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: str, steps: int | None = None):
@@ -67,8 +75,7 @@ def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: 
         logits = token_logits(model, hidden, alive, odds)
         if len(books) + 1 == steps:
             # The answer: what is left of the item at once, the softmax of the sums of its tokens' logits.
-            sums = model.reasoner.token_logits(hidden)[torch.arange(codes.shape[1]), codes[alive]].sum(1)
-            sums = sums + odds[alive]
+            sums = item_logits(model, hidden, alive) + odds[alive]
             total = total + (sums / temperature).log_softmax(-1)[alive.tolist().index(int(wanted))]
             return total, books, categories + [own(hidden, int(wanted))] * len(open_books)
         words = {book: codes[alive, book].unique() for book in open_books}
@@ -103,6 +110,8 @@ def walk_alone(model, items: Tensor, wanted: Tensor, temperature: float, order: 
         {"reasoning_steps": 2},
         {"repeat": True},
         {"repeat": True, "reasoning_steps": 2},
+        {"reason_identity": True},
+        {"reason_identity": True, "reasoning_steps": 2, "repeat": True},
     ],
 )
 def test_sampled_paths_equal_paths_walked_alone(make, settings, order):
@@ -219,3 +228,72 @@ def test_items_that_share_a_tuple_end_at_the_last_step(make):
     assert len(groups.levels) == 1 and (groups.items > 0).all()
     assert torch.equal(model.catalogue.codes[groups.items], groups.tokens)
     assert torch.allclose(groups.walk.log_probs[0].exp().sum(1), torch.ones(int(trained.sum())), atol=1e-5)
+
+
+def drawn_with_hopes(model, items, trained, rewarded, kept, steps, given=None):
+    sampler = Sampler(model.catalogue, model.members, steps=steps)
+    hopes = Hopes(model.catalogue, rewarded, kept)
+    scorer, history = model.scorer(model.reasoner), model.encoder(items)
+    return sampler.sample(model.reasoner, scorer, history, trained, kept.shape[1], given, hopes)
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+def test_a_group_goes_no_further_once_none_of_its_paths_can_earn_anything(make, steps):
+    model, items, trained = make()
+    items, trained = items.repeat(40, 1), trained.repeat(40, 1)
+    contexts, drawn, codes = int(trained.sum()), 3, model.catalogue.codes
+    torch.manual_seed(6)
+    rewarded = torch.randint(0, ITEMS + 1, (contexts, 2))
+    rewarded[0] = 0
+    kept = torch.zeros(contexts, drawn, dtype=torch.bool)
+    kept[::2, 0] = True
+    groups = drawn_with_hopes(model, items, trained, rewarded, kept, steps, torch.full((contexts, 1), 5))
+    assert (groups.items[:, drawn] == 5).all(), "paths that were asked for"
+    ended = groups.items[:, :drawn] > 0
+    assert ended[kept].all() and not ended[0][~kept[0]].any()
+    agree = (codes[groups.items].gather(2, groups.books) == groups.tokens).all(2)
+    assert agree[:, :drawn][ended].all()
+    prefixes: list[dict[int, int]] = [{} for _ in range(groups.items.numel())]
+    for level in groups.levels:
+        if level.books is not None:
+            tokens = level.open.token(level.nodes, level.columns)
+            for path, book, token in zip(level.paths, level.books[level.nodes], tokens, strict=True):
+                prefixes[int(path)][int(book)] = int(token)
+    stopped = 0
+    for group in range(contexts):
+        wanted = codes[rewarded[group][rewarded[group] > 0]]
+        others = ended[group][~kept[group]]
+        hopes = []
+        for length in (1, 3):
+            steps_taken = [list(prefixes[group * (drawn + 1) + path].items())[:length] for path in range(drawn)]
+            hopes.append(any(all(row[b] == t for b, t in taken) for taken in steps_taken for row in wanted))
+        if not hopes[0]:
+            assert not others.any(), "given up behind the first token"
+        if hopes[1]:
+            assert others.all(), "never given up"
+        stopped += int(not others.all())
+    assert 20 < stopped < contexts - 20, "otherwise little is compared"
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+def test_stopping_changes_nothing_about_how_often_something_is_earned(make, steps):
+    model, items, trained = make()
+    contexts, copies, drawn = int(trained.sum()), 700, 2
+    every = torch.arange(1, ITEMS + 1).expand(contexts, -1)
+    sampler = Sampler(model.catalogue, model.members, steps=steps)
+    whole = sampler.sample(model.reasoner, model.scorer(model.reasoner), model.encoder(items), trained, 0, every)
+    rewarded = torch.tensor([[2, 9]]).expand(contexts, -1)
+    expected = whole.path_log_probs(whole.walk).exp().gather(1, rewarded - 1).sum(1)
+    torch.manual_seed(8)
+    groups = drawn_with_hopes(
+        model,
+        items.repeat(copies, 1),
+        trained.repeat(copies, 1),
+        rewarded.repeat(copies, 1),
+        torch.zeros(contexts * copies, drawn, dtype=torch.bool),
+        steps,
+    )
+    assert (groups.items == 0).float().mean() > 0.2
+    earned = torch.isin(groups.items, torch.tensor([2, 9])).float().view(copies, contexts, drawn).mean((0, 2))
+    deviation = (expected * (1 - expected) / (copies * drawn)).sqrt()
+    assert ((earned - expected).abs() <= 5 * deviation + 1e-6).all()

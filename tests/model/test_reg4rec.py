@@ -65,7 +65,10 @@ def test_nothing_is_predicted_of_categories_while_corp_is_off(toy_data: Any, mon
     assert _scores(toy)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("settings", [{}, {"repeat": True}, {"training_order": "confidence", "codebooks": 3}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"repeat": True}, {"training_order": "confidence", "codebooks": 3}, {"reason_identity": True}],
+)
 def test_a_sample_that_holds_all_items_trains_as_the_whole_catalogue_does(toy_data: Any, settings: Any) -> None:
     settings = {"hidden_dropout_prob": 0.0, "later_share": 1.0, "training_order": "fixed", "codebooks": 2, **settings}
     found = []
@@ -83,6 +86,25 @@ def test_a_sample_that_holds_all_items_trains_as_the_whole_catalogue_does(toy_da
     assert whole_grads.keys() == sampled_grads.keys()
     for name, grad in whole_grads.items():
         assert torch.allclose(grad, sampled_grads[name], atol=1e-5), name
+
+
+def test_vectors_of_their_own_begin_as_none_and_are_read_as_well_as_compared(toy_data: Any) -> None:
+    toy = toy_data(reason_identity=True)
+    encoder, vectors = toy.model.encoder, toy.model.reasoner.vectors
+    identity = vectors.identity
+    assert identity is encoder.identity and not identity.weight.any()
+    begun = _scores(toy)[0]
+    with torch.no_grad():
+        identity.weight[1:].normal_()
+    encoder.identity = None
+    compared = _scores(toy)[0]
+    vectors.identity = None
+    assert torch.equal(_scores(toy)[0], begun)
+    encoder.identity = identity
+    read = _scores(toy)[0]
+    assert not torch.equal(compared, begun) and not torch.equal(read, begun) and not torch.equal(read, compared)
+    model = toy_data(name="words", reason_identity=True, token_softmax="codebook").model
+    assert model.reasoner.vectors.identity is None, "within a codebook there is no item for it to say something of"
 
 
 def test_with_a_sample_no_table_of_all_items_is_made_in_training(

@@ -21,7 +21,7 @@ ITEMS, BOOKS, WORDS = 12, 3, 4
 
 @pytest.fixture
 def make(toy_data: Any) -> Any:
-    """A factory of a random model in evaluation mode; items have their own vectors where there is an item path."""
+    """A factory of a random model in evaluation mode."""
 
     def build(**settings: Any) -> Any:
         settings = {"codebooks": BOOKS, "codebook_size": WORDS, "n_layers": 2, "beam_width": 20, **settings}
@@ -45,9 +45,10 @@ def item_shares(model: Any, hidden: Tensor, alive: Tensor) -> Tensor:
     return score.softmax(0)
 
 
-@pytest.mark.parametrize("item_path", [False, True])
-def test_a_token_gets_the_total_of_the_items_that_carry_it(make: Any, item_path: bool) -> None:
-    model = make(item_path=item_path)
+@pytest.mark.parametrize("identity", [False, True])
+def test_a_token_gets_the_total_of_the_items_that_carry_it(make: Any, identity: bool) -> None:
+    model = make(reason_identity=identity)
+    assert (model.reasoner.vectors.identity is not None) == identity
     codes, hidden = model.catalogue.codes, torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     scorer = model.scorer(model.reasoner)
     assert isinstance(scorer, CatalogueScorer)
