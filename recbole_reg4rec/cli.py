@@ -74,6 +74,11 @@ _GRID = {
     "variants": "YAML file of your own variants, MODEL: {VARIANT: {setting: value}}",
     "check": "recompute the tables that are there and say which differ",
 }
+_EVALUATE = {
+    "part": "valid (default) or test",
+    "vary": "one setting of decoding, e.g. corp_threshold or beam_width",
+    "values": "what it is set to, e.g. [5,10,20]; the first is what the others are compared with",
+}
 _EXPLAIN = {
     "users": 'ids of users of the test set, separated by commas or as ["a", "b, c"] (default: its first user)',
     "items": "ids of a history given by hand, oldest first, separated by commas",
@@ -96,6 +101,13 @@ COMMANDS = {
     "tune": Command(f"{_STUDY}.tuning.command", "tune", "search for settings", ("model", *_DATA), _TUNE),
     "leaderboard": Command(
         f"{_STUDY}.leaderboard.command", "leaderboard", "train a grid and write its tables", _DATA[1:], _GRID
+    ),
+    "evaluate": Command(
+        f"{_STUDY}.evaluation",
+        "evaluate",
+        "rank once more by a trained model, decoding varied",
+        ("model", *_DATA, "checkpoint"),
+        _EVALUATE,
     ),
     "explain": Command(
         f"{_STUDY}.explain_report",

@@ -56,6 +56,7 @@ def load_trained(
     config_file_list: list[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     command_line: Mapping[str, str] | None = None,
+    like: TrainedModel | None = None,
 ) -> TrainedModel:
     """Loads a checkpoint with the settings it was trained with; they need not be given again.
 
@@ -66,6 +67,7 @@ def load_trained(
         model: name of the model that it must hold.
         config_file_list, config_dict, command_line: what to change, later ones win: where things lie and on which
             device, and `DECODING_SETTINGS`.
+        like: the same checkpoint, asked in another way; its data and codes are taken over.
 
     Raises:
         UserError: the checkpoint is missing, foreign, of another model or data set, was trained with other settings
@@ -90,9 +92,8 @@ def load_trained(
         config = configure(model, dataset, None, {**learned, **given}, texts)
     settings = resolved_settings(config)
     check_belongs(path, state, model, _as_trained(settings, state["settings"]))
-    data = prepare_data(config)
-    tokens = None
-    if getattr(config.model_class, "needs_tokens", False):
+    data, tokens = (like.data, like.tokens) if like is not None else (prepare_data(config), None)
+    if tokens is None and getattr(config.model_class, "needs_tokens", False):
         tokens = kept_tokens(state, path, data.train._dataset) or tokenize_data(config, data)
     recommender = build_model(_weighed_as_trained(config, state["settings"]), data, tokens)
     fill_model(path, state, recommender, data_fingerprint(data, tokens))
