@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import localtime, strftime
 from typing import Any
@@ -68,21 +70,39 @@ def write_record(runs: Path, name: str, record: dict[str, Any], report: TestRepo
         UserError: the folder cannot be written any more.
     """
     stem = f"{name}-{strftime('%Y%m%d-%H%M%S', localtime())}"
-    path, number = runs / f"{stem}.json", 1
-    while path.exists():
-        number += 1
-        path = runs / f"{stem}-{number}.json"
     try:
-        if report is not None:
-            record.update(fingerprint=report.fingerprint, test_protocols=report.metrics, test_groups=report.groups)
-            record["ranks"] = _write_ranks(path.with_suffix(".ranks.csv"), report)
-        text = json.dumps(plain(record), indent=1, sort_keys=False, ensure_ascii=False, allow_nan=False)
-        # The record last: where it stands, its ranks do.
-        with whole_file(path, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        runs.mkdir(parents=True, exist_ok=True)
+        with _free_name(runs, stem) as path:
+            if report is not None:
+                record.update(fingerprint=report.fingerprint, test_protocols=report.metrics, test_groups=report.groups)
+                record["ranks"] = _write_ranks(path.with_suffix(".ranks.csv"), report)
+            text = json.dumps(plain(record), indent=1, sort_keys=False, ensure_ascii=False, allow_nan=False)
+            # The record last: where it stands, its ranks do.
+            with whole_file(path, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
     except OSError as error:
         raise unwritable(runs, error) from error
     return path
+
+
+@contextmanager
+def _free_name(runs: Path, stem: str) -> Iterator[Path]:
+    """A record's path that no other has or is about to take; runs may end in the same second."""
+    number = 1
+    while True:
+        path = runs / f"{stem}{f'-{number}' if number > 1 else ''}.json"
+        claim = path.with_name(f".{path.name}.claim")
+        with suppress(FileExistsError):
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            # Only now, since who had the claim before has written by then.
+            if not path.exists():
+                break
+            claim.unlink()
+        number += 1
+    try:
+        yield path
+    finally:
+        claim.unlink(missing_ok=True)
 
 
 def _write_ranks(path: Path, report: TestReport) -> dict[str, Any]:

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -40,6 +41,13 @@ def test_every_record_has_a_file_of_its_own(tmp_path):
     assert [json.loads(path.read_text())["number"] for path in paths] == [0, 1, 2]
     assert sorted(os.listdir(tmp_path)) == sorted(path.name for path in paths)
     assert all(re.fullmatch(r"run-\d{8}-\d{6}(-\d+)?\.json", path.name) for path in paths)
+
+
+def test_runs_that_end_together_get_a_record_each(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda number: write_record(tmp_path, "run", {"number": number}), range(40)))
+    assert [json.loads(path.read_text())["number"] for path in paths] == list(range(40))
+    assert sorted(os.listdir(tmp_path)) == sorted(path.name for path in paths)
 
 
 def test_nothing_half_written_stays(tmp_path, monkeypatch):
