@@ -59,6 +59,11 @@ class Cell:
         """Whether a second stage of training follows the first."""
         return "alignment" in (self.job["settings"].get("stages") or ())
 
+    def is_first_stage_of(self, other: Cell) -> bool:
+        """Whether the other's second stage may begin from this one's model."""
+        begins = other.aligned and not self.aligned and not other.job["settings"]["align_from"]
+        return bool(begins) and (self.dataset, self.first_key) == (other.dataset, other.first_key)
+
     @property
     def title(self) -> str:
         """For people."""

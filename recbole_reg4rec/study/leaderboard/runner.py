@@ -55,12 +55,14 @@ class Runner:
         self._began = folder_time(self._locks)
         self.book = RecordBook(results_dir / "runs")
         self._workers = 1
+        self._cells: list[Cell] = []
 
     def run(self, cells: Iterable[Cell]) -> Outcome:
         """Goes on until every cell is finished or has failed, here or elsewhere."""
         outcome = Outcome()
         # Those of one stage come first, since others may begin from them.
-        left = sorted(cells, key=lambda cell: cell.aligned)
+        self._cells = sorted(cells, key=lambda cell: cell.aligned)
+        left = list(self._cells)
         for cell in list(left):
             if self._look(cell, outcome):
                 left.remove(cell)
@@ -71,7 +73,9 @@ class Runner:
                 if self._look(cell, outcome):
                     left.remove(cell)
                     continue
-                if self._try(cell, outcome):
+                if self._first_stage_is_to_come(cell, outcome):
+                    others += 1
+                elif self._try(cell, outcome):
                     left.remove(cell)
                     waiting = False
                 else:
@@ -144,7 +148,7 @@ class Runner:
         job = {name: value for name, value in cell.job.items() if name != "settings"}
         checkpoint = _checkpoint(cell, stem)
         line = {**job["command_line"], "show_progress": "False"}
-        if cell.aligned and not cell.job["settings"]["align_from"] and (start := self._first_stage(cell, outcome)):
+        if start := self._first_stage(cell, outcome):
             line["align_from"] = str(start)
         return {
             **job,
@@ -156,12 +160,19 @@ class Runner:
 
     def _first_stage(self, cell: Cell, outcome: Outcome) -> Path | None:
         """The best model of a finished cell that is this one's first stage; None where there is none at hand."""
-        for other in outcome.records:
-            if other.first_key == cell.first_key and other.dataset == cell.dataset and not other.aligned:
+        for other in self._cells:
+            if other.is_first_stage_of(cell) and other in outcome.records:
                 path = _checkpoint(other, other.file_stem(self._fingerprints[other.dataset]))
                 if path.is_file():
                     return path
         return None
+
+    def _first_stage_is_to_come(self, cell: Cell, outcome: Outcome) -> bool:
+        """Whether another process is still at a cell that is this one's first stage, to be trained again otherwise."""
+        firsts = [other for other in self._cells if other.is_first_stage_of(cell)]
+        # Who was at it when this process came by may have finished since.
+        done = [other in outcome.records or other in outcome.failures or self._look(other, outcome) for other in firsts]
+        return not all(done) and self._first_stage(cell, outcome) is None
 
     def _tick(self, lock: CellLock) -> bool:
         self._progress.tick(self._workers)

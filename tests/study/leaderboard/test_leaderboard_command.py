@@ -117,6 +117,44 @@ def test_a_second_stage_begins_from_a_finished_cell_that_is_its_first(run, in_pr
         assert both["paper-aligned"][name] == alone["paper-aligned"][name]
 
 
+def test_a_second_stage_waits_for_the_process_that_is_at_its_first(write, in_process):
+    """Two processes on one folder: who is done with its own cells finds what the other has finished since."""
+    tiny = {"codebooks": "2", "codebook_size": "4", "hidden_size": "8", "inner_size": "8", "n_layers": "2"}
+    tiny |= {"text_dim": "0", "collaborative_dim": "4", "mpq_epochs": "1", "epochs": "1", "align_epochs": "1"}
+    tiny |= {"align_future": "1"}
+    begun, free, lock = threading.Event(), threading.Event(), threading.Lock()
+    jobs: dict[str, list[bool]] = {"slow": [], "fast": []}
+
+    def launcher(name):
+        def launch(job, log, tick):
+            if job["kind"] == "run":
+                line = job["command_line"]
+                jobs[name].append("align_from" in line)
+                if name == "slow" and len(jobs["slow"]) == 1:
+                    begun.set()
+                    assert free.wait(60)
+            with lock:
+                return in_process(job, log, tick)
+
+        return launch
+
+    def work(name):
+        models = "REG4Rec:paper,REG4Rec:paper-aligned"
+        leaderboard(models, "toy", "1", command_line={**SMALL, **tiny}, launch=launcher(name))
+
+    slow = threading.Thread(target=work, args=("slow",))
+    slow.start()
+    assert begun.wait(60)
+    fast = threading.Thread(target=work, args=("fast",))
+    fast.start()
+    time.sleep(2)
+    assert jobs["fast"] == [], "the first stage is being trained already"
+    free.set()
+    slow.join(60)
+    fast.join(60)
+    assert jobs["slow"][0] is False and [*jobs["slow"][1:], *jobs["fast"]] == [True]
+
+
 def test_more_seeds_and_models_add_to_the_table(run):
     run("ItemMemory", seeds="1")
     run("SASRecWhole", seeds="1")
