@@ -56,6 +56,16 @@ def test_each_stage_is_validated_at_its_own_pace(toy) -> None:
     assert validated == [("supervised", 2), ("alignment", 1), ("alignment", 2)]
 
 
+def test_where_whole_paths_alone_are_rewarded_the_log_shows_that_reward_alone(toy):
+    only = {**BOTH, "reward_step_hit": 0.0, "reward_category_hit": 0.0, "reward_step_consistency": 0.0}
+    record = toy.run(**only, align_learning_rate=0.01)
+    for entry in record["epochs"][-2:]:
+        found = entry["alignment"]
+        assert set(found) == {"reward", "reward_global_path", "kl", "entropy", "no_signal", "valid"}
+        assert found["reward"] == pytest.approx(found["reward_global_path"]) and found["valid"] == 1.0
+        assert 0 < found["reward"] < 1 and 0 < found["no_signal"] < 1
+
+
 def test_both_stages_are_trained_logged_and_compared(toy):
     record = toy.run(**BOTH, align_log_every=2, align_learning_rate=0.01)
     stages = record["stages"]
