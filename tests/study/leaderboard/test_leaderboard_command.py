@@ -31,6 +31,20 @@ SMALL = {
     "MAX_ITEM_LIST_LENGTH": "8",
     "epochs": "2",
 }
+# A REG4Rec of two stages in a second.
+TINY = {
+    "codebooks": "2",
+    "codebook_size": "4",
+    "hidden_size": "8",
+    "inner_size": "8",
+    "n_layers": "2",
+    "text_dim": "0",
+    "collaborative_dim": "4",
+    "mpq_epochs": "1",
+    "epochs": "1",
+    "align_epochs": "1",
+    "align_future": "1",
+}
 
 
 @pytest.fixture
@@ -93,9 +107,6 @@ def test_a_grid_from_nothing_to_tables_and_again(run, capsys):
 
 
 def test_a_second_stage_begins_from_a_finished_cell_that_is_its_first(run, in_process):
-    tiny = {"codebooks": "2", "codebook_size": "4", "hidden_size": "8", "inner_size": "8", "n_layers": "2"}
-    tiny |= {"text_dim": "0", "collaborative_dim": "4", "mpq_epochs": "1", "epochs": "1", "align_epochs": "1"}
-    tiny |= {"align_future": "1", "category_weight": "0.1"}
     jobs = []
 
     def noting(job, log, tick):
@@ -104,7 +115,7 @@ def test_a_second_stage_begins_from_a_finished_cell_that_is_its_first(run, in_pr
         return in_process(job, log, tick)
 
     def tables(folder, models):
-        settings = {**SMALL, **tiny, "checkpoint_dir": f"{folder}-saved"}
+        settings = {**SMALL, **TINY, "checkpoint_dir": f"{folder}-saved"}
         leaderboard(models, "toy", "1", command_line=settings, launch=noting, results_dir=folder)
         return {row["variant"]: row for row in csv.DictReader(Path(folder, "toy.csv").open())}
 
@@ -119,9 +130,6 @@ def test_a_second_stage_begins_from_a_finished_cell_that_is_its_first(run, in_pr
 
 def test_a_second_stage_waits_for_the_process_that_is_at_its_first(write, in_process):
     """Two processes on one folder: who is done with its own cells finds what the other has finished since."""
-    tiny = {"codebooks": "2", "codebook_size": "4", "hidden_size": "8", "inner_size": "8", "n_layers": "2"}
-    tiny |= {"text_dim": "0", "collaborative_dim": "4", "mpq_epochs": "1", "epochs": "1", "align_epochs": "1"}
-    tiny |= {"align_future": "1"}
     begun, free, lock = threading.Event(), threading.Event(), threading.Lock()
     jobs: dict[str, list[bool]] = {"slow": [], "fast": []}
 
@@ -140,7 +148,7 @@ def test_a_second_stage_waits_for_the_process_that_is_at_its_first(write, in_pro
 
     def work(name):
         models = "REG4Rec:paper,REG4Rec:paper-aligned"
-        leaderboard(models, "toy", "1", command_line={**SMALL, **tiny}, launch=launcher(name))
+        leaderboard(models, "toy", "1", command_line={**SMALL, **TINY}, launch=launcher(name))
 
     slow = threading.Thread(target=work, args=("slow",))
     slow.start()
