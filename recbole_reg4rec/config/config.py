@@ -51,6 +51,8 @@ _DICT_KEYS = {
     "train_neg_sample_args": {"distribution", "sample_num", "alpha", "dynamic", "candidate_num"},
     "clip_grad_norm": {"max_norm", "norm_type", "error_if_nonfinite"},
 }
+# The switches of all evidence beside reasoning; with none of them on, REG4Rec is the paper's model.
+_OTHER_EVIDENCE = ("item_path", "memory", "repeat")
 # Aliases that numpy dropped and RecBole 1.2.1 still uses.
 _NUMPY_ALIASES: dict[str, type] = {
     "bool": np.bool_,
@@ -72,7 +74,9 @@ class Reg4RecConfig(Config):
     ``dataset/<dataset>.<Model>.yaml``, the user's files in the order given, ``config_dict``, ``command_line``. Of
     ``eval_args``, the parts that the user does not name keep their value from the property files; RecBole would fall
     back to a random order. ``train_neg_sample_args`` becomes None for a model trained with cross-entropy or on whole
-    sequences (``whole_sequence``) unless the user sets it.
+    sequences (``whole_sequence``) unless the user sets it. A data set's file may hold a dictionary ``reason_only``:
+    where ``item_path``, ``memory`` and ``repeat`` are all off, its settings take the place of the file's others, since
+    the paper's model may need others than the whole.
 
     The device is the CPU when ``use_gpu`` is false or there is no CUDA, otherwise the first id in ``gpu_id``.
     ``sys.argv`` is not read, ``CUDA_VISIBLE_DEVICES`` is not written, no text is evaluated.
@@ -170,8 +174,9 @@ class Reg4RecConfig(Config):
         own = [(path, describe_settings(path)) for path in own_property_files(model_class, dataset)]
         for _, items in own:
             self.internal_config_dict.update({item.name: item.value for item in items})
-        rules = combined_rules(recboles, own)
-        self._check_user_settings(known_settings(model_class, recboles), rules)
+        rules, known = combined_rules(recboles, own), known_settings(model_class, recboles)
+        self._check_user_settings(known, rules)
+        self._settle_reason_only(known, rules)
 
     def _check_user_settings(self, known: set[str], rules: Mapping[str, Rule]) -> None:
         given = self.external_config_dict
@@ -194,6 +199,16 @@ class Reg4RecConfig(Config):
                 refuse_unknown({str(key): origin for key in value}, keys)
         if isinstance(given.get("eval_args"), dict) and isinstance(self.internal_config_dict.get("eval_args"), dict):
             given["eval_args"] = {**self.internal_config_dict["eval_args"], **given["eval_args"]}
+
+    def _settle_reason_only(self, known: set[str], rules: Mapping[str, Rule]) -> None:
+        """Puts a data set's ``reason_only`` in place where nothing but reasoning is asked for, and drops it."""
+        own = self.internal_config_dict.pop("reason_only", None) or {}
+        origin = f"in `reason_only` of the property file of {self.dataset}"
+        refuse_unknown(dict.fromkeys(own, origin), known)
+        own = {name: rules[name].check(name, value, origin) if name in rules else value for name, value in own.items()}
+        asked = {**self.internal_config_dict, **self.external_config_dict}
+        if not any(asked.get(name) for name in _OTHER_EVIDENCE):
+            self.internal_config_dict.update(own)
 
     def _set_default_parameters(self) -> None:
         final = self.final_config_dict

@@ -63,6 +63,7 @@ _INSTEAD = {
     "test_neg_sample_args": "use `eval_args`",
     "neg_sampling": "use `train_neg_sample_args`",
     "training_neg_sample_num": "use `train_neg_sample_args`",
+    "reason_only": "it belongs in properties/dataset/<data set>.REG4Rec.yaml; give the settings themselves",
 }
 _READS = re.compile(r"""config(?:\[|\.get\(\s*)["']([A-Za-z_]\w*)["']""")
 _PICKLES = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")

@@ -344,3 +344,46 @@ def test_a_setting_of_one_model_on_a_data_set_is_unknown_to_others(properties):
 def test_what_would_fail_later_is_refused_by_the_files_that_ship(monkeypatch, setting, value, said):
     monkeypatch.undo()  # the property files that ship
     refused(said, **{setting: value})
+
+
+_OFF = {"item_path": False, "memory": False, "repeat": False}
+
+
+@pytest.fixture
+def _with_reason_only(properties):
+    """A model of four switches, and a data set on which it takes other epochs where reasoning is alone."""
+    (properties / "model" / "SASRec.yaml").write_text(
+        "".join(f"{name}: True  # (bool) A switch.\n" for name in _OFF) + "epochs: 20  # (int) >= 0 Passes.\n"
+    )
+    file = properties / "dataset" / "toy.SASRec.yaml"
+    file.write_text("epochs: 6  # (int) Passes.\nreason_only: {epochs: 18}  # (dict) Of the paper's model.\n")
+    return file
+
+
+@pytest.mark.usefixtures("_with_reason_only")
+def test_the_papers_model_may_have_settings_of_its_own():
+    def epochs(**settings):
+        config = Reg4RecConfig(SASRec, "toy", config_dict=settings)
+        assert "reason_only" not in config.final_config_dict, "it is no setting of the run"
+        return config["epochs"]
+
+    assert epochs() == 6
+    assert epochs(**_OFF) == 18
+    assert [epochs(**{**_OFF, name: True}) for name in _OFF] == [6, 6, 6]
+    assert epochs(**_OFF, epochs=3) == 3, "what the user gives wins"
+    assert make(dataset="toy", **_OFF)["epochs"] == 18, "from the command line too"
+    assert make(dataset="other", **_OFF)["epochs"] == 20
+
+
+@pytest.mark.usefixtures("_with_reason_only")
+def test_reason_only_is_for_property_files():
+    refused("`reason_only`.*cannot be chosen.*properties/dataset", dataset="toy", reason_only="{'epochs': 1}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{epoch: 1}", "unknown setting `epoch`.*reason_only"), ("{epochs: -1}", "`epochs` is -1.*reason_only.*>= 0")],
+)
+def test_reason_only_obeys_the_rules_of_settings(_with_reason_only, text, said):
+    _with_reason_only.write_text(f"reason_only: {text}  # (dict) Of the paper's model.\n")
+    refused(said, dataset="toy")
