@@ -12,6 +12,7 @@ from recbole_reg4rec.config import known_settings, load_yaml, resolved_settings
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.evidence import EvidenceWeights
 from recbole_reg4rec.study.kept_tokens import kept_tokens
+from recbole_reg4rec.study.leaderboard.grid import newest_checkpoint
 from recbole_reg4rec.study.pipeline import (
     PreparedData,
     Tokenized,
@@ -63,7 +64,7 @@ def load_trained(
     Args:
         dataset: name of the data set.
         checkpoint: file of the best model; None: the one that `run` would write with the settings given, or with those
-            of them that are not about decoding.
+            of them that are not about decoding; where there is none, the one that `leaderboard` has left of these.
         model: name of the model that it must hold.
         config_file_list, config_dict, command_line: what to change, later ones win: where things lie and on which
             device, and `DECODING_SETTINGS`.
@@ -81,6 +82,8 @@ def load_trained(
     if checkpoint is None and not path.is_file():
         trained = configure(model, dataset, None, _without_decoding(given), _without_decoding(texts))
         path = best_checkpoint(trained, resolved_settings(trained))
+        if not path.is_file():
+            path = newest_checkpoint(resolved_settings(trained)) or path
     state = read_checkpoint(path)
     if state["model"] == model:
         if state["dataset"] != dataset:

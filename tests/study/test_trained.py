@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from recbole_reg4rec.config import resolved_settings
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.study.leaderboard.grid import cell_keys
+from recbole_reg4rec.study.pipeline import configure
 from recbole_reg4rec.study.trained import DECODING_SETTINGS, load_trained
 
 LIGHT = {"use_gpu": False, "show_progress": False}
@@ -37,6 +42,25 @@ def test_without_a_file_the_settings_lead_to_the_checkpoint(shared_toy: Any) -> 
     assert asked.model.beam_width == 7 and asked.model.corp is not None
     with pytest.raises(UserError, match="does not exist; train first"):
         load_trained("toy", config_dict=shared_toy.settings(grounded=False, hidden_size=32))
+
+
+def test_what_a_leaderboard_has_trained_is_found(shared_toy: Any, tmp_path: Path) -> None:
+    given = shared_toy.settings(grounded=False, checkpoint_dir=str(tmp_path))
+    key, _ = cell_keys(resolved_settings(configure("REG4Rec", "toy", config_dict=given)))
+
+    def leave(name: str, age: int) -> Path:
+        file = tmp_path / "leaderboard" / name / "best.pth"
+        file.parent.mkdir(parents=True)
+        shutil.copy(checkpoint(shared_toy), file)
+        os.utime(file, (2e9 - age, 2e9 - age))
+        return file
+
+    leave("REG4Rec-toy-seed2020-0000000000-11111111", age=0)
+    with pytest.raises(UserError, match="does not exist; train first"):
+        load_trained("toy", config_dict=given)
+    leave(f"REG4Rec-toy-seed2020-{key}-22222222", age=2)
+    newest = leave(f"REG4Rec-toy-seed2020-{key}-33333333", age=1)
+    assert load_trained("toy", config_dict={**given, "beam_width": 7}).checkpoint == newest
 
 
 def test_how_it_is_asked_may_differ_from_training(shared_toy: Any, tmp_path: Path) -> None:

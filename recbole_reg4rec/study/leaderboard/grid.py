@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import hashlib
 import json
 import re
@@ -80,6 +81,19 @@ def cell_keys(settings: Mapping[str, Any]) -> tuple[str, str]:
     names = deciding_settings(plain(portable_settings(settings)))
     without_seed = {name: value for name, value in names.items() if name != "seed"}
     return _digest(names), _digest(without_seed)
+
+
+def newest_checkpoint(settings: Mapping[str, Any]) -> Path | None:
+    """The best model that a cell of these settings left last; None where no leaderboard has trained it here."""
+    stem = f"{settings['model']}-{settings['dataset']}-seed{settings['seed']}-{cell_keys(settings)[0]}"
+    folder = checkpoints_of(settings)
+    found = [path / "best.pth" for path in folder.glob(f"{glob.escape(stem)}-*") if (path / "best.pth").is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def checkpoints_of(settings: Mapping[str, Any]) -> Path:
+    """The folder that holds a folder for each cell's models."""
+    return Path(str(settings["checkpoint_dir"])) / "leaderboard"
 
 
 def first_stage_key(settings: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from recbole_reg4rec.files import check_writable, whole_file
-from recbole_reg4rec.study.leaderboard.grid import Cell
+from recbole_reg4rec.study.leaderboard.grid import Cell, checkpoints_of
 from recbole_reg4rec.study.leaderboard.launch import Launch, run_job
 from recbole_reg4rec.study.leaderboard.locks import CellLock, folder_time
 from recbole_reg4rec.study.leaderboard.progress import Progress, clock
@@ -188,4 +188,4 @@ class Runner:
 
 
 def _checkpoint(cell: Cell, stem: str) -> Path:
-    return Path(str(cell.job["settings"]["checkpoint_dir"])) / "leaderboard" / stem / "best.pth"
+    return checkpoints_of(cell.job["settings"]) / stem / "best.pth"
