@@ -32,6 +32,8 @@ _FREE = frozenset({
 _SECOND_STAGE = ("align_", "reward_", "stages")
 # Free for a checkpoint, which may be trained further, but not for a result; of stage 1 and of stage 2.
 _LENGTHS = ("epochs", "stopping_step"), ("align_epochs", "align_stopping_step")
+# When the item path ends beside reasoning: nothing to decide unless there are both.
+_BESIDE_REASONING = ("item_epochs", "item_stopping_step")
 
 
 def binding_settings(settings: Mapping[str, Any], first_stage: bool = False) -> dict[str, Any]:
@@ -48,7 +50,10 @@ def deciding_settings(settings: Mapping[str, Any], first_stage: bool = False) ->
     """Those settings that a result belongs to: `binding_settings`, and how long the stages that there are may last."""
     aligned = not first_stage and "alignment" in (settings.get("stages") or ())
     lengths = (*_LENGTHS[0], *(_LENGTHS[1] if aligned else ()))
-    return {**binding_settings(settings, first_stage), **{name: settings.get(name) for name in lengths}}
+    deciding = {**binding_settings(settings, first_stage), **{name: settings.get(name) for name in lengths}}
+    if not (settings.get("reason") and (settings.get("item_path") or settings.get("control"))):
+        deciding.update((name, 0) for name in _BESIDE_REASONING if name in deciding)
+    return deciding
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

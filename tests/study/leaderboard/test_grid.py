@@ -64,6 +64,16 @@ def test_how_long_stage_2_lasts_decides_only_where_there_is_one():
         assert first_stage_key({**aligned.job["settings"], **more}) == plain.first_key
 
 
+@pytest.mark.parametrize("name", ["item_epochs", "item_stopping_step"])
+def test_when_the_item_path_ends_decides_only_beside_reasoning(name):
+    for cell in asked("REG4Rec:paper,REG4Rec:all-but-reason,REG4Rec:control,REG4Rec:paper-aligned"):
+        assert cell_keys({**cell.job["settings"], name: 7}) == (cell.key, cell.row_key), cell.title
+    (whole,) = asked("REG4Rec")
+    for paths in ({}, {"item_path": False, "control": True}):  # the control learns as the item path does
+        settings = {**whole.job["settings"], **paths}
+        assert cell_keys({**settings, name: 7})[1] != cell_keys(settings)[1]
+
+
 def test_a_model_without_training_leaves_epochs_out():
     memory, sasrec = asked("ItemMemory,SASRecWhole", settings={"epochs": "2"})
     assert (memory.job["settings"]["epochs"], sasrec.job["settings"]["epochs"]) == (0, 2)
