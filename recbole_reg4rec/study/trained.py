@@ -91,8 +91,10 @@ def load_trained(
                 f"checkpoint {path} was trained on {state['dataset']}, but --dataset is {dataset}; "
                 "give a fitting --dataset or --checkpoint"
             )
-        learned = _settings_of(state, config, dataset, set(given) | set(texts))
-        config = configure(model, dataset, None, {**learned, **given}, texts)
+        learned: dict[str, Any] = {}
+        for _ in range(2):  # what is learned first may bring in a data set's `reason_only`
+            learned |= _settings_of(state, config, dataset, set(given) | set(texts))
+            config = configure(model, dataset, None, {**learned, **given}, texts)
     settings = resolved_settings(config)
     check_belongs(path, state, model, _as_trained(settings, state["settings"]))
     data, tokens = (like.data, like.tokens) if like is not None else (prepare_data(config), None)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from recbole_reg4rec.config import config as config_module
 from recbole_reg4rec.config import resolved_settings
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.study.leaderboard.grid import cell_keys
@@ -42,6 +43,18 @@ def test_without_a_file_the_settings_lead_to_the_checkpoint(shared_toy: Any) -> 
     assert asked.model.beam_width == 7 and asked.model.corp is not None
     with pytest.raises(UserError, match="does not exist; train first"):
         load_trained("toy", config_dict=shared_toy.settings(grounded=False, hidden_size=32))
+
+
+def test_what_a_data_set_asks_of_the_papers_model_is_not_taken_for_what_was_trained(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "dataset" / "toy.REG4Rec.yaml"
+    file.parent.mkdir()
+    file.write_text("n_heads: 2  # (int) Heads.\nreason_only: {n_heads: 1}  # (dict) Of the paper's model.\n")
+    files = config_module.own_property_files
+    monkeypatch.setattr(config_module, "own_property_files", lambda *asked: [*files(*asked), file])
+    toy.run(n_heads=2)
+    assert load_trained("toy", checkpoint(toy), config_dict=LIGHT).config["n_heads"] == 2
 
 
 def test_what_a_leaderboard_has_trained_is_found(shared_toy: Any, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class Cell:
 
     def file_stem(self, fingerprint: str) -> str:
         """For locks, logs and checkpoints; the same for everybody who has the same cell on the same data."""
-        return f"{self.model}-{self.dataset}-seed{self.seed}-{self.key}-{fingerprint[:8]}"
+        return _file_stem(self.model, self.dataset, self.seed, self.key, fingerprint[:8])
 
 
 def cell_keys(settings: Mapping[str, Any]) -> tuple[str, str]:
@@ -85,10 +85,14 @@ def cell_keys(settings: Mapping[str, Any]) -> tuple[str, str]:
 
 def newest_checkpoint(settings: Mapping[str, Any]) -> Path | None:
     """The best model that a cell of these settings left last; None where no leaderboard has trained it here."""
-    stem = f"{settings['model']}-{settings['dataset']}-seed{settings['seed']}-{cell_keys(settings)[0]}"
-    folder = checkpoints_of(settings)
-    found = [path / "best.pth" for path in folder.glob(f"{glob.escape(stem)}-*") if (path / "best.pth").is_file()]
+    key, _ = cell_keys(settings)
+    stem = _file_stem(glob.escape(settings["model"]), glob.escape(settings["dataset"]), settings["seed"], key, "*")
+    found = checkpoints_of(settings).glob(f"{stem}/best.pth")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _file_stem(model: str, dataset: str, seed: int, key: str, data: str) -> str:
+    return f"{model}-{dataset}-seed{seed}-{key}-{data}"
 
 
 def checkpoints_of(settings: Mapping[str, Any]) -> Path:
