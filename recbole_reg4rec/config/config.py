@@ -53,6 +53,8 @@ _DICT_KEYS = {
 }
 # The switches of all evidence beside reasoning; with none of them on, REG4Rec is the paper's model.
 _OTHER_EVIDENCE = ("item_path", "memory", "repeat")
+# What `eval_batch_size: auto` stands for, by type of device (properties/model/REG4Rec.yaml).
+_AUTO_EVAL_BATCH = {"cpu": 64, "cuda": 256}
 # Aliases that numpy dropped and RecBole 1.2.1 still uses.
 _NUMPY_ALIASES: dict[str, type] = {
     "bool": np.bool_,
@@ -244,6 +246,8 @@ class Reg4RecConfig(Config):
                     "name one of these, or set `use_gpu` to False to use the CPU"
                 )
             final["device"] = torch.device("cuda", int(first))
+        if final["eval_batch_size"] == "auto":
+            final["eval_batch_size"] = _AUTO_EVAL_BATCH[final["device"].type]
 
     def _check_valid_metric(self) -> None:
         # RecBole would find out after the first epoch.

@@ -247,6 +247,20 @@ def test_device_with_two_gpus(monkeypatch, settings, device):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,6"
 
 
+def test_batches_of_evaluation_go_by_the_device_where_they_are_auto(properties, monkeypatch):
+    comment = "(int or str) in [auto] >= 1 Users."
+    (properties / "model" / "SASRec.yaml").write_text(f"eval_batch_size: auto  # {comment}\n")
+
+    def users(**settings):
+        return Reg4RecConfig(SASRec, "some", None, settings)["eval_batch_size"]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (users(), users(eval_batch_size=7)) == (64, 7)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert (users(), users(eval_batch_size=7), users(use_gpu=False)) == (256, 7, 64)
+
+
 @pytest.mark.parametrize("gpu_id", ["2", "", "first", "-1"])
 def test_a_gpu_that_is_not_there(monkeypatch, gpu_id):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -158,5 +158,7 @@ def _gpu(machine: Mapping[str, Any]) -> list[str]:
     )
     return [
         f"The GPU's matrix products, 10^9 operations a second: {products}. Copying: {gpu['copy_gb_a_second']:,.0f} "
-        "GB/s. The bound is that of float32 on the device that a model ran on, whatever the precision of the model."
+        "GB/s. The bound is that of float32 on the device that a model ran on, whatever the precision of the model. "
+        "The goals are those for two cores of a processor. Shares of decoding are of the time in which the processor "
+        "hands work to the GPU or waits for it, not of the GPU's own."
     ]
