@@ -238,7 +238,7 @@ def running(url):
 def test_a_killed_command_with_two_workers_goes_on_where_it_was(tuner):
     """Killed with all its workers while both train; the same command then ends the study."""
     rates = "search:\n  learning_rate: {float: [0.0001, 0.02], log: True}\n"
-    words = arguments(tuner, rates, "--trials=3", "--workers=2", "--pruner=none", epochs=40, stopping_step=40)
+    words = arguments(tuner, rates, "--trials=2", "--workers=2", "--pruner=none", epochs=40, stopping_step=40)
     first = start(words, start_new_session=True)
     url = f"sqlite:///{tuner.folder / 'out' / 'study.db'}"
     deadline, busy = time.monotonic() + 400, []
@@ -259,7 +259,7 @@ def test_a_killed_command_with_two_workers_goes_on_where_it_was(tuner):
     found = optuna.load_study(study_name="SASRecWhole-toy", storage=url).get_trials()
     lost = [trial for trial in found if trial.user_attrs.get(LOST)]
     done = [trial for trial in found if trial.state == TrialState.COMPLETE]
-    assert sorted(trial.user_attrs[SLOT] for trial in done) == [0, 1, 2] and len(found) == len(done) + len(lost)
+    assert sorted(trial.user_attrs[SLOT] for trial in done) == [0, 1] and len(found) == len(done) + len(lost)
     assert len(lost) == 2 and sum(trial.user_attrs.get(DEFAULT, False) for trial in done) == 1
     for trial in lost:
         again = next(other for other in done if other.user_attrs[SLOT] == trial.user_attrs[SLOT])
