@@ -102,7 +102,9 @@ class REG4Rec(SequentialRecommender):
             table = new_table()
             # Within a codebook there is no item yet, whose vector could count.
             identity = own_vectors(table) if config["reason_identity"] and self.catalogue_softmax else None
-            self.encoder = new_encoder(table=table, layers=layers - decoder_layers, identity=identity)
+            left = layers - decoder_layers
+            read = left if config["encoder_layers"] == "auto" else int(config["encoder_layers"])
+            self.encoder = new_encoder(table=table, layers=read, identity=identity)
             self.reasoner = Reasoner(
                 table,
                 tokens.categories,

@@ -34,6 +34,8 @@ _SECOND_STAGE = ("align_", "reward_", "stages")
 _LENGTHS = ("epochs", "stopping_step"), ("align_epochs", "align_stopping_step")
 # When the item path ends beside reasoning: nothing to decide unless there are both.
 _BESIDE_REASONING = ("item_epochs", "item_stopping_step")
+# What data sets set of reasoning; nothing to decide where it is off.
+_OF_REASONING = ("encoder_layers", "reason_identity", "later_share", "later_steps")
 
 
 def binding_settings(settings: Mapping[str, Any], first_stage: bool = False) -> dict[str, Any]:
@@ -53,6 +55,8 @@ def deciding_settings(settings: Mapping[str, Any], first_stage: bool = False) ->
     deciding = {**binding_settings(settings, first_stage), **{name: settings.get(name) for name in lengths}}
     if not (settings.get("reason") and (settings.get("item_path") or settings.get("control"))):
         deciding.update((name, 0) for name in _BESIDE_REASONING if name in deciding)
+    if not settings.get("reason"):
+        deciding.update((name, None) for name in _OF_REASONING if name in deciding)
     return deciding
 
 

@@ -39,6 +39,13 @@ def test_two_layers_are_one_each_and_an_odd_layer_goes_to_the_encoder(toy_data: 
         assert (len(model.encoder.layers), len(model.reasoner.layers)) == (encoder, decoder)
 
 
+def test_reasoning_reads_by_as_many_layers_as_asked_beside_the_same_decoder_and_item_path(toy_data: Any) -> None:
+    for asked in (1, 4):
+        model = toy_data(n_layers=3, encoder_layers=asked, item_path=True, name=f"toy{asked}").model
+        assert (len(model.encoder.layers), len(model.reasoner.layers)) == (asked, 1)
+        assert len(model.item_path.encoder.layers) == 3
+
+
 def _scores(toy: Any) -> Any:
     model = toy.model.eval()
     with torch.no_grad():

@@ -74,6 +74,16 @@ def test_when_the_item_path_ends_decides_only_beside_reasoning(name):
         assert cell_keys({**settings, name: 7})[1] != cell_keys(settings)[1]
 
 
+@pytest.mark.parametrize(
+    "other", [{"encoder_layers": 5}, {"reason_identity": True}, {"later_steps": 0.7}, {"later_share": 0.7}]
+)
+def test_how_reasoning_is_built_and_trained_decides_nothing_where_it_is_off(other):
+    for cell in asked("REG4Rec:all-but-reason,REG4Rec:control"):
+        assert cell_keys({**cell.job["settings"], **other}) == (cell.key, cell.row_key), cell.title
+    for cell in asked("REG4Rec,REG4Rec:paper"):
+        assert cell_keys({**cell.job["settings"], **other})[1] != cell.row_key, cell.title
+
+
 def test_a_model_without_training_leaves_epochs_out():
     memory, sasrec = asked("ItemMemory,SASRecWhole", settings={"epochs": "2"})
     assert (memory.job["settings"]["epochs"], sasrec.job["settings"]["epochs"]) == (0, 2)
