@@ -34,7 +34,7 @@ _SECOND_STAGE = ("align_", "reward_", "stages")
 _LENGTHS = ("epochs", "stopping_step"), ("align_epochs", "align_stopping_step")
 # When the item path ends beside reasoning: nothing to decide unless there are both.
 _BESIDE_REASONING = ("item_epochs", "item_stopping_step")
-# What data sets set of reasoning; nothing to decide where it is off.
+# How reasoning is built and trained: nothing to decide where it is off.
 _OF_REASONING = ("encoder_layers", "reason_identity", "later_share", "later_steps")
 
 
