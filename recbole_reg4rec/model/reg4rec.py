@@ -24,12 +24,12 @@ from recbole_reg4rec.model.catalogue_scorer import CatalogueScorer
 from recbole_reg4rec.model.evidence import EvidenceWeights, ItemPath, log_share
 from recbole_reg4rec.model.gate import Gate
 from recbole_reg4rec.model.history import FORMS, History, HistoryEncoder, TokenTable, own_vectors
-from recbole_reg4rec.model.layers import layer_shape
 from recbole_reg4rec.model.memory import build_memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
 from recbole_reg4rec.model.repeat import Repeat, SeenOdds, newest_places
 from recbole_reg4rec.model.sampled_softmax import ItemSample, draw_sample
 from recbole_reg4rec.model.scorers import CodebookScorer, TokenScorer, reasoning_steps
+from recbole_reg4rec.model.size import sized_for
 from recbole_reg4rec.model.steps import Steps
 from recbole_reg4rec.model.supervision import Supervision
 from recbole_reg4rec.model.tokens import ItemTokens
@@ -61,6 +61,9 @@ class REG4Rec(SequentialRecommender):
         config: RecBole configuration with the settings of ``properties/model/REG4Rec.yaml``.
         dataset: the training split.
         tokens: codes and categories of the items, as the tokenizer made them.
+
+    Attributes:
+        shape: sizes of the layers, see `layers.layer_shape`, with what the settings leave to the data.
     """
 
     # The training loader gives whole sequences (`data.sequences`), not RecBole's prefixes.
@@ -71,8 +74,9 @@ class REG4Rec(SequentialRecommender):
     def __init__(self, config: Any, dataset: Any, tokens: ItemTokens) -> None:
         super().__init__(config, dataset)
         codes = torch.from_numpy(tokens.codes)
-        layers, width = int(config["n_layers"]), int(config["hidden_size"])
-        shape = layer_shape(config)
+        layers = int(config["n_layers"])
+        self.shape = shape = sized_for(config, len(dataset.inter_feat), dataset.item_num - 1)
+        width = shape["width"]
         self.catalogue = Catalogue(codes, tokens.codewords)
         self.register_buffer("members", torch.from_numpy(tokens.members), persistent=False)
         # So that an item, the sum of its tokens, is of length 1 at first, however many these are.

@@ -23,6 +23,7 @@ from recbole_reg4rec.data.features import build_item_features, item_columns
 from recbole_reg4rec.data.sequences import WholeSequenceLoader, training_sequences
 from recbole_reg4rec.decoding.corp import corp_rule
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.model.size import AUTO_WIDTHS
 from recbole_reg4rec.model.tokens import ItemTokens
 from recbole_reg4rec.study.registry import READS_ALL_HISTORIES, find_model
 from recbole_reg4rec.tokenizer.codes import ItemCodes, tokenize_items, tokenizer_settings
@@ -82,9 +83,13 @@ def configure(
 def _check_heads(config: Any) -> None:
     """Attention splits the width into heads of equal size; torch would say so in its own words, and late."""
     width, heads = config["hidden_size"], config["n_heads"]
-    if width is not None and heads is not None and int(width) % int(heads):
+    if width is None or heads is None:
+        return
+    widths = AUTO_WIDTHS if width == "auto" else (int(width),)
+    if any(number % int(heads) for number in widths):
+        meant = f" ({' or '.join(map(str, widths))})" if width == "auto" else ""
         raise UserError(
-            f"setting hidden_size is {width}, which n_heads ({heads}) does not divide; "
+            f"setting hidden_size is {width}{meant}, which n_heads ({heads}) does not divide; "
             "make hidden_size a multiple of n_heads"
         )
 

@@ -99,6 +99,8 @@ def run(
         },
         "targets_per_second": round(trainer.trained_targets / max(trainer.train_seconds, 1e-9), 1),
         "parameters": sum(p.numel() for p in job.recommender.parameters() if p.requires_grad),
+        # Of models whose sizes may go by the data: what `auto` came to.
+        "shape": dict(getattr(job.recommender, "shape", {})),
         "stages": trainer.stage_summary(),
         "epochs": trainer.epochs_log,
         "peak_memory_mb": peak_memory_mb(),

@@ -28,6 +28,12 @@ def test_heads_that_do_not_divide_the_width_are_told_at_once(toy, model):
         configure(model, "toy", config_dict=toy.settings(model, hidden_size=15))
 
 
+def test_heads_that_do_not_divide_what_auto_may_come_to(toy):
+    with pytest.raises(UserError, match="hidden_size is auto .64 or 128., which n_heads .3."):
+        configure("REG4Rec", "toy", config_dict=toy.settings(hidden_size="auto", n_heads=3))
+    assert configure("REG4Rec", "toy", config_dict=toy.settings(hidden_size="auto", n_heads=4))["hidden_size"] == "auto"
+
+
 def test_loaders_fit_the_model(toy):
     whole = prepare_data(configure("REG4Rec", "toy", config_dict=toy.settings()))
     stock = prepare_data(configure("SASRec", "toy", config_dict=toy.settings("SASRec")))

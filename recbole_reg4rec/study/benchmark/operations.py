@@ -69,8 +69,8 @@ def shapes_of(model: Any, config: Any, data: Any) -> Shapes | None:
     has_categories = reasoner is not None and model.supervision.category_weight > 0
     catalogue, encoders = model.catalogue, [model.encoder, model.item_path.encoder if model.item_path else None]
     return Shapes(
-        width=int(config["hidden_size"]),
-        inner=int(config["inner_size"]),
+        width=model.shape["width"],
+        inner=model.shape["inner"],
         encoder_layers=sum(len(encoder.layers) for encoder in encoders if encoder is not None),
         decoder_layers=len(reasoner.layers) if reasoner is not None else 0,
         books=catalogue.codebooks if reasoner is not None else 0,

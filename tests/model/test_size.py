@@ -1,0 +1,46 @@
+"""Sizes that go by the data."""
+
+import pytest
+
+from recbole_reg4rec.model.size import AUTO_WIDTHS, auto_dropout, auto_width, sized_for
+
+AUTO = {
+    **dict.fromkeys(("hidden_size", "inner_size", "hidden_dropout_prob"), "auto"),
+    "n_heads": 2,
+    "attn_dropout_prob": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("targets", "items", "width", "dropout"),
+    [
+        (982_089, 3_706, 128, 0.2),  # ml-1m
+        (97_171, 1_682, 64, 0.2),  # ml-100k
+        (131_413, 12_101, 64, 0.4),  # Beauty
+        (399_999, 16_000, 64, 0.4),
+        (400_000, 16_000, 128, 0.2),
+        (399_999, 16_001, 64, 0.4),
+        (0, 0, 64, 0.2),
+    ],
+)
+def test_known_answers(targets, items, width, dropout):
+    assert auto_width(targets) == width and width in AUTO_WIDTHS
+    assert auto_dropout(targets, items) == dropout
+    shape = sized_for(AUTO, targets, items)
+    assert (shape["width"], shape["inner"], shape["dropout"]) == (width, 4 * width, dropout)
+
+
+def test_what_is_given_stays():
+    given = {**AUTO, "hidden_size": 24, "hidden_dropout_prob": 0.1}
+    shape = sized_for(given, 10**6, 10)
+    assert (shape["width"], shape["inner"], shape["dropout"], shape["heads"]) == (24, 96, 0.1, 2)
+    assert sized_for({**given, "inner_size": 7}, 10**6, 10)["inner"] == 7
+
+
+def test_the_model_goes_by_the_training_part(toy_data):
+    toy = toy_data(hidden_size="auto", inner_size="auto", hidden_dropout_prob="auto")
+    targets, items = len(toy.data.train._dataset.inter_feat), toy.data.dataset.item_num - 1
+    assert targets == toy.data.dataset.statistics.train_targets
+    model = toy.model
+    assert model.shape == sized_for(toy.config, targets, items)
+    assert model.decoder.table.weight.shape[1] == 64
