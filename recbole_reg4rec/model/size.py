@@ -16,14 +16,21 @@ AUTO_WIDTHS = (64, 128)
 _WIDE_FROM, _DENSE_FROM = 400_000, 25
 
 
-def auto_width(targets: int) -> int:
-    """The value of ``hidden_size: auto`` for so many training targets."""
-    return AUTO_WIDTHS[targets >= _WIDE_FROM]
+def auto_width(targets: int, items: int) -> int:
+    """The value of ``hidden_size: auto`` for so many training targets of so many items.
+
+    Sparse data stay narrow however large they are: nothing says that they gain, and memory goes by items times width.
+    """
+    return AUTO_WIDTHS[targets >= _WIDE_FROM and _dense(targets, items)]
 
 
 def auto_dropout(targets: int, items: int) -> float:
     """The value of ``hidden_dropout_prob: auto`` for so many training targets of so many items."""
-    return 0.2 if targets >= _DENSE_FROM * items else 0.4
+    return 0.2 if _dense(targets, items) else 0.4
+
+
+def _dense(targets: int, items: int) -> bool:
+    return targets >= _DENSE_FROM * items
 
 
 def sized_for(config: Any, targets: int, items: int) -> dict[str, Any]:
@@ -35,7 +42,7 @@ def sized_for(config: Any, targets: int, items: int) -> dict[str, Any]:
     """
     settings = {name: config[name] for name in ("hidden_size", "inner_size", "hidden_dropout_prob")}
     if settings["hidden_size"] == "auto":
-        settings["hidden_size"] = auto_width(targets)
+        settings["hidden_size"] = auto_width(targets, items)
     if settings["inner_size"] == "auto":
         settings["inner_size"] = 4 * int(settings["hidden_size"])
     if settings["hidden_dropout_prob"] == "auto":

@@ -17,14 +17,15 @@ AUTO = {
         (982_089, 3_706, 128, 0.2),  # ml-1m
         (97_171, 1_682, 64, 0.2),  # ml-100k
         (131_413, 12_101, 64, 0.4),  # Beauty
-        (399_999, 16_000, 64, 0.4),
+        (399_999, 15_999, 64, 0.2),
         (400_000, 16_000, 128, 0.2),
-        (399_999, 16_001, 64, 0.4),
+        (400_000, 16_001, 64, 0.4),
+        (4_000_000, 1_000_000, 64, 0.4),
         (0, 0, 64, 0.2),
     ],
 )
 def test_known_answers(targets, items, width, dropout):
-    assert auto_width(targets) == width and width in AUTO_WIDTHS
+    assert auto_width(targets, items) == width and width in AUTO_WIDTHS
     assert auto_dropout(targets, items) == dropout
     shape = sized_for(AUTO, targets, items)
     assert (shape["width"], shape["inner"], shape["dropout"]) == (width, 4 * width, dropout)
