@@ -53,7 +53,7 @@ def build_item_categories(config: Any, dataset: OrderedDataset, features: ItemFe
             f"setting item_category_field names column '{column}', but the item data of {dataset.dataset_name} has the "
             f"token columns {fitting or 'none'}; name one of them, or set it to null to cluster item features"
         )
-    words = column_words(dataset, column)
+    words = [[_bare(word) for word in row] for row in column_words(dataset, column)]
     names = sorted({word for row in words for word in row})
     if not names:
         raise UserError(
@@ -66,6 +66,11 @@ def build_item_categories(config: Any, dataset: OrderedDataset, features: ItemFe
     for item, row in enumerate(rows):
         members[item, : len(row)] = row
     return ItemCategories(members, ("[PAD]", *names), column)
+
+
+def _bare(word: str) -> str:
+    """Without the quotes and commas that RecBole's Amazon files have around the words of ``categories``."""
+    return word.strip("',\"") or word
 
 
 def _guess(dataset: OrderedDataset, available: dict[str, FeatureType]) -> str | None:

@@ -51,7 +51,8 @@ def choose_columns(config: Any, dataset: OrderedDataset) -> ItemColumns:
     """The columns named by settings, or a guess by type where a setting is ``auto``.
 
     Guess: every ``token_seq`` column is text; a ``token`` column is categorical when on average at least two items
-    share a value (so that serial numbers stay out); every ``float_seq`` column is a vector.
+    share a value, else text when most of its values are of several words, as titles are in RecBole's Amazon files (so
+    that serial numbers and addresses of pages stay out); every ``float_seq`` column is a vector.
 
     Raises:
         UserError: a named column does not exist or has another type, or vectors differ in width.
@@ -63,6 +64,8 @@ def choose_columns(config: Any, dataset: OrderedDataset) -> ItemColumns:
             guesses["item_text_fields"].append(name)
         elif kind == FeatureType.TOKEN and 2 * (dataset.num(name) - 1) <= _filled(dataset, name):
             guesses["item_token_fields"].append(name)
+        elif kind == FeatureType.TOKEN and _of_several_words(dataset, name):
+            guesses["item_text_fields"].append(name)
         elif kind == FeatureType.FLOAT_SEQ:
             guesses["item_vector_fields"].append(name)
     allowed = {
@@ -94,6 +97,12 @@ def _filled(dataset: OrderedDataset, name: str) -> int:
     return int((dataset.item_feat[name] > 0).sum())
 
 
+def _of_several_words(dataset: OrderedDataset, name: str) -> bool:
+    """Whether at least half of the values of a ``token`` column have more than one word."""
+    values = dataset.field2id_token[name][1:]
+    return 2 * sum(len(str(value).split()) > 1 for value in values) >= len(values)
+
+
 def is_filled(dataset: OrderedDataset, name: str) -> bool:
     """Whether any item has a value in a token column."""
     return _filled(dataset, name) > 0
@@ -112,6 +121,14 @@ def column_words(dataset: OrderedDataset, name: str) -> list[list[str]]:
     ids = ids.reshape(len(ids), -1)
     names = dataset.field2id_token[name]
     return [[str(names[i]) for i in row if i > 0] for row in ids]
+
+
+def text_words(dataset: OrderedDataset, name: str) -> list[list[str]]:
+    """`column_words` of a column read as text, which may also be a ``token`` column: its values are split at blanks."""
+    words = column_words(dataset, name)
+    if dataset.field2type[name] == FeatureType.TOKEN:
+        return [[word for value in row for word in value.split()] for row in words]
+    return words
 
 
 def build_item_features(config: Any, dataset: OrderedDataset, sequences: TrainingSequences) -> ItemFeatures:
@@ -194,7 +211,7 @@ def item_words(dataset: OrderedDataset, columns: ItemColumns) -> tuple[sp.csr_ma
     """
     documents: list[list[str]] = [[] for _ in range(dataset.item_num)]
     for name in columns.text:
-        for document, words in zip(documents, column_words(dataset, name), strict=True):
+        for document, words in zip(documents, text_words(dataset, name), strict=True):
             document.extend(word.lower() for word in words)
     for name in columns.tokens:
         for document, words in zip(documents, column_words(dataset, name), strict=True):

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from recbole_reg4rec.data.categories import ItemCategories
 from recbole_reg4rec.data.dataset import OrderedDataset
-from recbole_reg4rec.data.features import choose_columns, column_words
+from recbole_reg4rec.data.features import choose_columns, column_words, text_words
 from recbole_reg4rec.data.sequences import TrainingSequences
 
 _TITLE_HINTS = ("title", "name")
@@ -92,11 +92,10 @@ class Glossary:
         self.codes, self.categories = codes, categories
         columns = choose_columns(config, dataset)
         self._ids = [str(name) for name in dataset.field2id_token[dataset.iid_field]]
-        self._words = [
-            column_words(dataset, name) for name in (*columns.text, *columns.tokens) if name != categories.source
-        ]
+        self._words = [text_words(dataset, name) for name in columns.text if name != categories.source]
+        self._words += [column_words(dataset, name) for name in columns.tokens if name != categories.source]
         titles = [name for name in columns.text if any(hint in name.lower() for hint in _TITLE_HINTS)]
-        self._titles = column_words(dataset, titles[0]) if titles else None
+        self._titles = text_words(dataset, titles[0]) if titles else None
         self._popularity = np.bincount(sequences.items, minlength=len(codes))
         self._known: dict[tuple[int, int], TokenGloss] = {}
 

@@ -39,6 +39,17 @@ def test_a_category_twice_on_one_line_counts_once(toy_data):
     assert toy.categories.members[1:].tolist() == [[1, 2]] * 12
 
 
+def test_quotes_and_commas_of_recboles_amazon_files_are_no_part_of_a_name(toy_data):
+    items = [
+        (name, "t", "'Men's', 'Shoes'" if i % 2 else "'Shoes', 'Men's',", "',")
+        for i, (name, *_) in enumerate(item_rows())
+    ]
+    toy = toy_data(item=items, item_columns=COLUMNS, item_category_field="kind")
+    assert toy.categories.names == ("[PAD]", "Men's", "Shoes") and toy.categories.members[1:].tolist() == [[1, 2]] * 12
+    bare = toy_data(item=items, item_columns=COLUMNS, item_category_field="brand", name="bare")
+    assert bare.categories.names == ("[PAD]", "',")
+
+
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [

@@ -87,6 +87,26 @@ def test_columns_are_guessed_by_type(toy_data):
     assert (found.text, found.tokens, found.vectors) == (("brand",), ("code", "title"), ())
 
 
+def test_titles_of_type_token_are_text_too(toy_data):
+    """As in RecBole's Amazon files; addresses and serial numbers are not, nor what items share."""
+    columns = ("item_id:token", "title:token", "url:token", "city:token")
+    rows = [(f"i{i}", f"Blue  shoe no{i % 5}-{i}", f"a.org/{i}", f"New York {i % 3}") for i in range(12)]
+    toy = toy_data(item=rows, item_columns=columns)
+    found = choose_columns(toy.config, toy.splits[0])
+    assert (found.text, found.tokens) == (("title",), ("city",))
+    sequences = ("item_id:token", "title:token_seq", *columns[2:])
+    same = [(name, " ".join(title.split()), *rest) for name, title, *rest in rows]
+    other = toy_data(item=same, item_columns=sequences, name="sequences")
+    np.testing.assert_array_equal(toy.features.matrix, other.features.matrix)
+    # Half of the values are enough; fewer are not.
+    halves = [(name, title if i < 6 else f"one{i}", *rest) for i, (name, title, *rest) in enumerate(rows)]
+    half = toy_data(item=halves, item_columns=columns, name="half")
+    assert choose_columns(half.config, half.splits[0]).text == ("title",)
+    less = [(name, title if i < 5 else f"one{i}", *rest) for i, (name, title, *rest) in enumerate(rows)]
+    few = toy_data(item=less, item_columns=columns, name="less")
+    assert choose_columns(few.config, few.splits[0]).text == ()
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [

@@ -43,6 +43,17 @@ def test_tokens_are_told_by_what_their_items_share(toy_data: Any) -> None:
     assert known.gloss(0, 0) is dark
 
 
+def test_titles_of_type_token_are_read_word_by_word(toy_data: Any) -> None:
+    sequences = glossary(toy_data(item=ITEMS, item_columns=("item_id:token", "title:token_seq", "shelf:token")))
+    titles = [(name, f"{title} {name}", shelf) for name, title, shelf in ITEMS]  # no two alike, else they were values
+    tokens = glossary(
+        toy_data(item=titles, item_columns=("item_id:token", "title:token", "shelf:token"), name="tokens")
+    )
+    for place in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        assert tokens.gloss(*place).words == sequences.gloss(*place).words
+    assert tokens.title(1) == f"{sequences.title(1)} {tokens.item_id(1)}"
+
+
 def test_examples_are_the_most_popular_items(toy_data: Any) -> None:
     rows = [(f"u{u}", f"i{i}", t) for u in range(5) for t, i in enumerate((4, 3, 1, *range(5, 5 + u), 0, 2))]
     toy = toy_data(inter=[*rows, *(("v", f"i{i}", i) for i in range(12))], item=ITEMS)
