@@ -29,7 +29,7 @@ from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
 from recbole_reg4rec.model.repeat import Repeat, SeenOdds, newest_places
 from recbole_reg4rec.model.sampled_softmax import ItemSample, draw_sample
 from recbole_reg4rec.model.scorers import CodebookScorer, TokenScorer, reasoning_steps
-from recbole_reg4rec.model.size import sized_for
+from recbole_reg4rec.model.size import epochs_for, sized_for
 from recbole_reg4rec.model.steps import Steps
 from recbole_reg4rec.model.supervision import Supervision
 from recbole_reg4rec.model.tokens import ItemTokens
@@ -64,6 +64,7 @@ class REG4Rec(SequentialRecommender):
 
     Attributes:
         shape: sizes of the layers, see `layers.layer_shape`, with what the settings leave to the data.
+        supervised_epochs: most passes of stage 1, in the same way.
     """
 
     # The training loader gives whole sequences (`data.sequences`), not RecBole's prefixes.
@@ -76,6 +77,7 @@ class REG4Rec(SequentialRecommender):
         codes = torch.from_numpy(tokens.codes)
         layers = int(config["n_layers"])
         self.shape = shape = sized_for(config, len(dataset.inter_feat), dataset.item_num - 1)
+        self.supervised_epochs = epochs_for(config, len(dataset.inter_feat))
         width = shape["width"]
         self.catalogue = Catalogue(codes, tokens.codewords)
         self.register_buffer("members", torch.from_numpy(tokens.members), persistent=False)

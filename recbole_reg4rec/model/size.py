@@ -1,4 +1,4 @@
-"""How wide REG4Rec is and how much of it is dropped, where the settings leave that to the data (our choice).
+"""Width of REG4Rec, what it drops and how long it learns, where the settings leave that to the data (our choice).
 
 Found on what there is: ml-1m, with 982,000 training targets and 265 an item, wants a wide model that drops little;
 Amazon Beauty, with 131,000 and 11, a narrow one that drops much; ml-100k, with 97,000 and 58, a narrow one that drops
@@ -14,6 +14,8 @@ from recbole_reg4rec.model.layers import layer_shape
 # What ``hidden_size: auto`` may come to.
 AUTO_WIDTHS = (64, 128)
 _WIDE_FROM, _DENSE_FROM = 400_000, 25
+# Of ``epochs: auto``: training targets in all, and the fewest and most epochs that they are spread over.
+_ALL_TARGETS, _FEWEST_EPOCHS, _MOST_EPOCHS = 12_000_000, 6, 20
 
 
 def auto_width(targets: int, items: int) -> int:
@@ -27,6 +29,13 @@ def auto_width(targets: int, items: int) -> int:
 def auto_dropout(targets: int, items: int) -> float:
     """The value of ``hidden_dropout_prob: auto`` for so many training targets of so many items."""
     return 0.2 if _dense(targets, items) else 0.4
+
+
+def epochs_for(config: Any, targets: int) -> int:
+    """The setting ``epochs``; ``auto``: fewer for more training targets, so that large data end in hours too."""
+    if config["epochs"] != "auto":
+        return int(config["epochs"])
+    return max(_FEWEST_EPOCHS, min(_MOST_EPOCHS, round(_ALL_TARGETS / max(targets, 1))))
 
 
 def _dense(targets: int, items: int) -> bool:

@@ -77,6 +77,7 @@ class ResumableTrainer(Trainer):
             "stage_score": self._stage_score,
             "winner": self.winner,
             "epoch": epoch,
+            "epochs": self.epochs,
             "finished": self.finished,
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
@@ -134,7 +135,7 @@ class ResumableTrainer(Trainer):
         self._scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
         setting = f"{self.stage.prefix}epochs"
-        planned = state["settings"].get(setting)
+        planned = state.get("epochs", state["settings"].get(setting))
         if planned != self.epochs and self.stage.schedule != "constant":
             self.logger.warning(
                 f"{setting} was {planned} and is {self.epochs} now: learning_rate_schedule follows the new number from "

@@ -47,7 +47,9 @@ class SupervisedStage:
     name, prefix = "supervised", ""
 
     def __init__(self, config: Any, model: Any) -> None:
-        self.epochs, self.stopping_step = int(config["epochs"]), int(config["stopping_step"])
+        # A model that goes by the data knows what `auto` comes to.
+        self.epochs = int(getattr(model, "supervised_epochs", config["epochs"]))
+        self.stopping_step = int(config["stopping_step"])
         self.eval_step = int(config["eval_step"])
         self.learning_rate = float(config["learning_rate"])
         self.schedule = str(config["learning_rate_schedule"] or "constant")

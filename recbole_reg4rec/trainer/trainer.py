@@ -63,6 +63,9 @@ class SequenceTrainer(ResumableTrainer):
         stages: Sequence[Stage] | None = None,
         tokens: Mapping[str, Any] | None = None,
     ) -> None:
+        self.stages = stages or (SupervisedStage(config, model),)
+        # RecBole compares it with numbers, whatever the setting leaves to the data.
+        config["epochs"] = self.stages[0].epochs
         try:
             # Before RecBole does, which fails where another process makes it at that moment.
             Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)
@@ -79,7 +82,6 @@ class SequenceTrainer(ResumableTrainer):
         self.eval_collector = RankCollector(config)
         self.epochs_log = []
         self.train_seconds, self.trained_targets, self.steps = 0.0, 0, 0
-        self.stages = stages or (SupervisedStage(config, model),)
         self.winner = None
         self.weight_fit: WeightFit | None = None
         self.gate_fit: GateFit | None = None

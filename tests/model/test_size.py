@@ -2,7 +2,7 @@
 
 import pytest
 
-from recbole_reg4rec.model.size import AUTO_WIDTHS, auto_dropout, auto_width, sized_for
+from recbole_reg4rec.model.size import AUTO_WIDTHS, auto_dropout, auto_width, epochs_for, sized_for
 
 AUTO = {
     **dict.fromkeys(("hidden_size", "inner_size", "hidden_dropout_prob"), "auto"),
@@ -45,3 +45,12 @@ def test_the_model_goes_by_the_training_part(toy_data):
     model = toy.model
     assert model.shape == sized_for(toy.config, targets, items)
     assert model.decoder.table.weight.shape[1] == 64
+
+
+@pytest.mark.parametrize(
+    ("targets", "epochs"),
+    [(0, 20), (131_413, 20), (615_384, 20), (620_000, 19), (982_089, 12), (1_846_153, 7), (1_850_000, 6), (10**8, 6)],
+)
+def test_large_data_are_passed_over_less_often(targets, epochs):
+    assert epochs_for({"epochs": "auto"}, targets) == epochs
+    assert epochs_for({"epochs": 3}, targets) == 3

@@ -9,6 +9,7 @@ import torch
 
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.files import exclusive
+from recbole_reg4rec.model import size
 from recbole_reg4rec.study import job
 from recbole_reg4rec.trainer.checkpoint import FORMAT
 
@@ -123,6 +124,19 @@ def test_resume_with_other_epochs_under_a_schedule_is_said(toy, caplog):
     schedule = {"learning_rate_schedule": "cosine"}
     toy.run(epochs=2, **schedule)
     toy.run(epochs=2, resume=True, **schedule)
+    assert "uninterrupted" not in caplog.text
+    toy.run(epochs=3, resume=True, **schedule)
+    assert "epochs was 2 and is 3 now" in caplog.text
+
+
+def test_epochs_by_the_data_are_those_that_they_come_to(toy, comparable, caplog, monkeypatch):
+    monkeypatch.setattr(size, "_ALL_TARGETS", 1)
+    monkeypatch.setattr(size, "_FEWEST_EPOCHS", 2)
+    schedule = {"learning_rate_schedule": "cosine"}
+    by_data = toy.run(epochs="auto", **schedule)
+    assert by_data["settings"]["epochs"] == "auto" and len(by_data["epochs"]) == 2
+    given = toy.run(epochs=2, resume=True, **schedule)
+    assert comparable({**given, "settings": by_data["settings"]}) == comparable(by_data)
     assert "uninterrupted" not in caplog.text
     toy.run(epochs=3, resume=True, **schedule)
     assert "epochs was 2 and is 3 now" in caplog.text
