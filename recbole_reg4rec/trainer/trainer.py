@@ -30,7 +30,7 @@ from recbole_reg4rec.trainer.protocols import BothProtocols
 from recbole_reg4rec.trainer.resumable import ResumableTrainer
 from recbole_reg4rec.trainer.schedule import rate_factor
 from recbole_reg4rec.trainer.stages import Stage, SupervisedStage, better, stage_summary
-from recbole_reg4rec.trainer.weights import WeightFit, fit_weights
+from recbole_reg4rec.trainer.weights import JUDGING_USERS, WeightFit, fit_weights
 
 
 class SequenceTrainer(ResumableTrainer):
@@ -94,6 +94,8 @@ class SequenceTrainer(ResumableTrainer):
         self._eval_dataset: Any = None
         self._mask_history = bool(config["mask_history"])
         self.item_stop = item_stop(config, model)
+        # Else the weights of the settings judge, which may say little on data that they do not suit.
+        self._judges_by_fitted = hasattr(model, "weigh") and bool(config["fit_weights"] and config["judge_by_fitted"])
         self._both: BothProtocols | None = None
 
     @staticmethod
@@ -139,13 +141,10 @@ class SequenceTrainer(ResumableTrainer):
             return
         state = self._read(self.best_file)
         self.model.eval()
-        given = self.model.given_weights
         self._weigh_as_given()
         if self.config["fit_weights"]:
-            batches = self._ranked_batches(valid_data)
-            self.weight_fit = fit_weights(self.model, batches, asdict(given), self.valid_metric)
+            self.weight_fit = self._weigh_as_fitted(valid_data)
         if self.weight_fit is not None:
-            self.model.weigh(replace(given, **self.weight_fit.weights))
             self.logger.info(f"Weights of the evidence, chosen on validation: {self.weight_fit.as_dict()}")
         self.gate_fit = fit_gate(self.model, self._ranked_batches(valid_data), self.valid_metric, self.config["seed"])
         if self.gate_fit is not None:
@@ -153,6 +152,13 @@ class SequenceTrainer(ResumableTrainer):
         if self.weight_fit is None and self.gate_fit is None:
             return
         save_checkpoint(self.best_file, {**state, "state_dict": self.model.state_dict()})
+
+    def _weigh_as_fitted(self, valid_data: Any, **limits: int) -> WeightFit | None:
+        given = self.model.given_weights
+        fit = fit_weights(self.model, self._ranked_batches(valid_data), asdict(given), self.valid_metric, **limits)
+        if fit is not None:
+            self.model.weigh(replace(given, **fit.weights))
+        return fit
 
     def _ranked_batches(self, data: Any) -> Iterator[tuple[Any, Tensor, tuple[Tensor, Tensor] | None]]:
         for interaction, _, _, targets in data:
@@ -234,6 +240,10 @@ class SequenceTrainer(ResumableTrainer):
 
     def _validate(self, epoch: int, valid_data: Any, entry: dict[str, Any], verbose: bool, show_progress: bool) -> bool:
         begin = perf_counter()
+        if self._judges_by_fitted:
+            self.model.eval()
+            fit = self._weigh_as_fitted(valid_data, most_users=JUDGING_USERS)
+            entry.update({} if fit is None else {"weights": fit.weights})
         if self.item_stop is not None:
             self.item_stop.begin()
         result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)

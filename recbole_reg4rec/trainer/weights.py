@@ -1,4 +1,4 @@
-"""Weights of the kinds of evidence, chosen on validation after training (docs/method.md, 5; our extension).
+"""Weights of the kinds of evidence, chosen on validation (docs/method.md, 5; our extension).
 
 One pass over validation users: a batch's evidence is computed once and ranked under every candidate. The weights of the
 settings are kept unless others are better by more than one standard error over users, so that a small validation part
@@ -28,6 +28,8 @@ _FACTORS = {
     "repeat": (0.5, 1.0, 2.0),
 }
 _MOST_USERS = 10_000
+# Of those that weights are chosen on before a validation in training.
+JUDGING_USERS = 2_000
 
 Weights = dict[str, float]
 
@@ -95,6 +97,7 @@ def fit_weights(
     batches: Iterable[tuple[Any, Tensor, tuple[Tensor, Tensor] | None]],
     given: Mapping[str, float],
     metric: str,
+    most_users: int = _MOST_USERS,
 ) -> WeightFit | None:
     """The best weights on validation.
 
@@ -103,6 +106,7 @@ def fit_weights(
         batches: interactions, targets int64 ``[B]``, and rows and items to leave out of the ranking, or None.
         given: the weights of the settings, by kind of evidence.
         metric: name of the validation metric.
+        most_users: batches end once they have told of so many.
 
     Returns:
         None where there is nothing to choose: a single kind of evidence, or a metric that ranks do not tell.
@@ -129,7 +133,7 @@ def fit_weights(
         users += len(targets)
         for scores in evidence.values():
             memory.passed(scores)
-        if users >= _MOST_USERS:
+        if users >= most_users:
             break
     if not tried:
         return None

@@ -19,7 +19,8 @@ CHOSEN = {"reason": 0.1, "recognise": 1.0, "remember": 1.0, "repeat": 2.0}
 def chosen(monkeypatch):
     """A search that finds others better, whatever the toy says."""
 
-    def fit(model, batches, given, metric):
+    def fit(model, batches, given, metric, most_users=None):
+        assert not model.training and most_users in (None, 2_000)
         assert metric == "ndcg@10" and sum(len(targets) for _, targets, _ in batches) == 60
         return WeightFit(dict(CHOSEN), dict(given), 0.5, 0.4, 60)
 
@@ -36,8 +37,9 @@ def test_they_are_in_checkpoint_and_record_and_are_what_is_evaluated(toy, chosen
     by_hand = {f"{kind}_weight": weight for kind, weight in CHOSEN.items()}
     same = toy.run(**ALL, **by_hand, fit_weights=False, checkpoint=toy.folder / "hand.pth")
     assert [entry["loss"] for entry in same["epochs"]] == [entry["loss"] for entry in record["epochs"]]
-    if same["stages"]["supervised"]["best_epoch"] == record["stages"]["supervised"]["best_epoch"]:
-        assert (same["valid"], same["test"]) == (record["valid"], record["test"])
+    # Epochs were judged by them too.
+    assert [entry["valid"] for entry in same["epochs"]] == [entry["valid"] for entry in record["epochs"]]
+    assert (same["valid"], same["test"]) == (record["valid"], record["test"])
     assert record["test"] != given["test"]
 
 
@@ -46,10 +48,35 @@ def test_resuming_what_is_done_changes_nothing(toy, chosen, comparable):
     assert comparable(toy.run(**ALL, resume=True)) == comparable(record)
 
 
-def test_training_is_judged_by_the_settings_weights(toy, chosen):
-    record = toy.run(**ALL)
+def test_training_is_judged_by_them_or_by_the_settings_weights(toy, chosen):
     plain = toy.run(**ALL, fit_weights=False, checkpoint=toy.folder / "plain.pth")
-    assert [entry["valid"] for entry in record["epochs"]] == [entry["valid"] for entry in plain["epochs"]]
+    given = toy.run(**ALL, judge_by_fitted=False)
+    assert [entry["valid"] for entry in given["epochs"]] == [entry["valid"] for entry in plain["epochs"]]
+    assert not any("weights" in entry for entry in (*given["epochs"], *plain["epochs"]))
+    fitted = toy.run(**ALL, checkpoint=toy.folder / "fitted.pth")
+    assert [entry["loss"] for entry in fitted["epochs"]] == [entry["loss"] for entry in plain["epochs"]]
+    assert [entry["weights"] for entry in fitted["epochs"]] == [CHOSEN] * 2
+    assert [entry["valid"] for entry in fitted["epochs"]] != [entry["valid"] for entry in plain["epochs"]]
+
+
+def test_interrupted_and_resumed_it_is_judged_alike(toy, chosen, comparable, monkeypatch):
+    more = {**ALL, "epochs": 3}
+    whole = toy.run(**more)
+    shutil.rmtree(toy.saved)
+    train_epoch = trainer_module.SequenceTrainer._train_epoch
+    calls = []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train_epoch(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer_module.SequenceTrainer, "_train_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        toy.run(**more)
+    monkeypatch.setattr(trainer_module.SequenceTrainer, "_train_epoch", train_epoch)
+    assert comparable(toy.run(**more, resume=True)) == comparable(whole)
 
 
 def test_stage_2_starts_with_the_settings_weights(toy, chosen, comparable):

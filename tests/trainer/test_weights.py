@@ -84,6 +84,20 @@ def test_masked_items_are_out_of_the_ranking() -> None:
     assert own is not None and own.score == 0.0, "a target ruled out is never found"
 
 
+def test_so_many_users_are_enough() -> None:
+    targets = torch.full((100,), 3)
+    model = Fixed(recognise=one_hot(targets, 10, 1.0), remember=torch.zeros(100, 10))
+    read: list[int] = []
+
+    def counted() -> Any:
+        for batch in batches(targets, 20):
+            read.append(len(batch[1]))
+            yield batch
+
+    fit = fit_weights(model, counted(), GIVEN, "Recall@1", most_users=30)
+    assert fit is not None and fit.users == 40 and read == [20, 20]
+
+
 def test_nothing_to_choose() -> None:
     targets = torch.tensor([1, 2])
     assert fit_weights(Fixed(reason=torch.zeros(2, 5)), batches(targets), GIVEN, "NDCG@10") is None

@@ -94,7 +94,12 @@ _ADDED = {"softmax_items": 20_000}
 # The same, of stage 2: runs without it took no notice of them.
 _ADDED_TO_ALIGNMENT = {"align_kl_share": 0.25}
 # What there was not before, and what is the same as that.
-_NONE_BEFORE: dict[str, Any] = {"item_stopping_step": 0, "reason_identity": False, "encoder_layers": "auto"}
+_NONE_BEFORE: dict[str, Any] = {
+    "item_stopping_step": 0,
+    "reason_identity": False,
+    "encoder_layers": "auto",
+    "judge_by_fitted": False,
+}
 # What there was not before, and what it needs to say anything.
 _NEEDS = {"reason_repeats": ("reason", "repeat")}
 
