@@ -30,7 +30,7 @@ from recbole_reg4rec.trainer.protocols import BothProtocols
 from recbole_reg4rec.trainer.resumable import ResumableTrainer
 from recbole_reg4rec.trainer.schedule import rate_factor
 from recbole_reg4rec.trainer.stages import Stage, SupervisedStage, better, stage_summary
-from recbole_reg4rec.trainer.weights import JUDGING_USERS, WeightFit, fit_weights
+from recbole_reg4rec.trainer.weights import JUDGING, WeightFit, fit_weights
 
 
 class SequenceTrainer(ResumableTrainer):
@@ -153,7 +153,7 @@ class SequenceTrainer(ResumableTrainer):
             return
         save_checkpoint(self.best_file, {**state, "state_dict": self.model.state_dict()})
 
-    def _weigh_as_fitted(self, valid_data: Any, **limits: int) -> WeightFit | None:
+    def _weigh_as_fitted(self, valid_data: Any, **limits: Any) -> WeightFit | None:
         given = self.model.given_weights
         fit = fit_weights(self.model, self._ranked_batches(valid_data), asdict(given), self.valid_metric, **limits)
         if fit is not None:
@@ -242,7 +242,7 @@ class SequenceTrainer(ResumableTrainer):
         begin = perf_counter()
         if self._judges_by_fitted:
             self.model.eval()
-            fit = self._weigh_as_fitted(valid_data, most_users=JUDGING_USERS)
+            fit = self._weigh_as_fitted(valid_data, **JUDGING)
             entry.update({} if fit is None else {"weights": fit.weights})
         if self.item_stop is not None:
             self.item_stop.begin()

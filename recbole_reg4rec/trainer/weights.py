@@ -28,8 +28,8 @@ _FACTORS = {
     "repeat": (0.5, 1.0, 2.0),
 }
 _MOST_USERS = 10_000
-# Of those that weights are chosen on before a validation in training.
-JUDGING_USERS = 2_000
+# Before a validation in training: so many of them, and of the weights those of what may suit the data least.
+JUDGING: dict[str, Any] = {"most_users": 2_000, "varied": ("remember", "repeat")}
 
 Weights = dict[str, float]
 
@@ -78,11 +78,12 @@ def rank_metric(name: str) -> Callable[[np.ndarray], np.ndarray] | None:
     return kinds.get(kind)
 
 
-def candidates(given: Weights, kinds: Iterable[str]) -> list[Weights]:
+def candidates(given: Weights, kinds: Iterable[str], varied: Iterable[str] = tuple(_FACTORS)) -> list[Weights]:
     """The weights to try, those given first; a weight of 0 stays 0, and so does what all others lean on."""
+    varied = set(varied)
     kinds = [kind for kind in kinds if given[kind] > 0]
     anchor = "recognise" if "recognise" in kinds else "reason"
-    free = [kind for kind in kinds if kind != anchor and kind in _FACTORS]
+    free = [kind for kind in kinds if kind != anchor and kind in _FACTORS and kind in varied]
     found = [given]
     for factors in product(*(_FACTORS[kind] for kind in free)):
         weights = {**given, **{kind: round(given[kind] * f, 6) for kind, f in zip(free, factors, strict=True)}}
@@ -98,6 +99,7 @@ def fit_weights(
     given: Mapping[str, float],
     metric: str,
     most_users: int = _MOST_USERS,
+    varied: Iterable[str] = tuple(_FACTORS),
 ) -> WeightFit | None:
     """The best weights on validation.
 
@@ -107,6 +109,7 @@ def fit_weights(
         given: the weights of the settings, by kind of evidence.
         metric: name of the validation metric.
         most_users: batches end once they have told of so many.
+        varied: kinds of evidence whose weights may change.
 
     Returns:
         None where there is nothing to choose: a single kind of evidence, or a metric that ranks do not tell.
@@ -120,7 +123,7 @@ def fit_weights(
     for interaction, targets, seen in batches:
         evidence = model.evidence(interaction)
         if not tried:
-            tried = candidates(dict(given), evidence)
+            tried = candidates(dict(given), evidence, varied)
         if len(tried) == 1:
             return None
         targets = targets.to(next(iter(evidence.values())).device)

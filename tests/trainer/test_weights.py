@@ -43,6 +43,9 @@ def test_what_is_tried() -> None:
     without = candidates(GIVEN, ["reason", "remember"])
     assert {w["reason"] for w in without} == {0.5} and len(without) == 7
     assert candidates(GIVEN, ["reason"]) == [GIVEN]
+    some = candidates(GIVEN, GIVEN, ["remember"])
+    assert {w["remember"] for w in some} == {0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0} and len(some) == 7
+    assert candidates(GIVEN, GIVEN, []) == [GIVEN]
 
 
 def test_evidence_that_is_right_gains_weight_and_misleading_evidence_loses_it() -> None:
