@@ -28,8 +28,9 @@ _FACTORS = {
     "repeat": (0.5, 1.0, 2.0),
 }
 _MOST_USERS = 10_000
-# Before a validation in training: so many of them, and of the weights those of what may suit the data least.
-JUDGING: dict[str, Any] = {"most_users": 2_000, "varied": ("remember", "repeat")}
+# Before a validation in training: so many of them, of the weights those of what may suit the data least, and only what
+# is better for sure, lest every validation be judged by others.
+JUDGING: dict[str, Any] = {"most_users": 2_000, "varied": ("remember", "repeat"), "errors": 2.0}
 
 Weights = dict[str, float]
 
@@ -100,6 +101,7 @@ def fit_weights(
     metric: str,
     most_users: int = _MOST_USERS,
     varied: Iterable[str] = tuple(_FACTORS),
+    errors: float = 1.0,
 ) -> WeightFit | None:
     """The best weights on validation.
 
@@ -110,6 +112,7 @@ def fit_weights(
         metric: name of the validation metric.
         most_users: batches end once they have told of so many.
         varied: kinds of evidence whose weights may change.
+        errors: standard errors over users that others have to be better by.
 
     Returns:
         None where there is nothing to choose: a single kind of evidence, or a metric that ranks do not tell.
@@ -144,7 +147,7 @@ def fit_weights(
     scores = values.mean(1)
     best = int(scores.argmax())
     gain = values[best] - values[0]
-    if users < 2 or gain.mean() <= gain.std(ddof=1) / np.sqrt(users):
+    if users < 2 or gain.mean() <= errors * gain.std(ddof=1) / np.sqrt(users):
         best = 0
     return WeightFit(tried[best], tried[0], float(scores[best]), float(scores[0]), users)
 

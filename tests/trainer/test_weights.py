@@ -74,6 +74,17 @@ def test_chance_moves_nothing() -> None:
     assert fit is not None and fit.weights == GIVEN and fit.score == fit.given_score == pytest.approx(0.98)
 
 
+def test_how_sure_it_has_to_be() -> None:
+    # Of a hundred users three would gain: 1.7 standard errors.
+    targets = torch.full((100,), 3)
+    recognise, remember = one_hot(targets, 10, 5.0), torch.zeros(100, 10)
+    recognise[:3], remember[:3, 3] = one_hot(torch.full((3,), 4), 10, 1.4), 1.0
+    model = Fixed(recognise=recognise, remember=remember)
+    kept, moved = (fit_weights(model, batches(targets), GIVEN, "Recall@1", errors=e) for e in (2.0, 1.5))
+    assert kept is not None and kept.weights == GIVEN and kept.score == pytest.approx(0.97)
+    assert moved is not None and moved.weights["remember"] > 1.4 and moved.score == 1.0
+
+
 def test_masked_items_are_out_of_the_ranking() -> None:
     targets = torch.full((60,), 3)
     recognise = one_hot(torch.full((60,), 5), 10, 4.0) + one_hot(targets, 10, 1.0)
