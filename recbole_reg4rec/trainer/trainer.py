@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.utils import calculate_valid_score, dict2str, early_stopping, init_seed, set_color
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
@@ -240,7 +241,8 @@ class SequenceTrainer(ResumableTrainer):
 
     def _validate(self, epoch: int, valid_data: Any, entry: dict[str, Any], verbose: bool, show_progress: bool) -> bool:
         begin = perf_counter()
-        if self._judges_by_fitted:
+        # Of candidates drawn by chance there are no ranks that weights could be chosen by.
+        if self._judges_by_fitted and isinstance(valid_data, FullSortEvalDataLoader):
             self.model.eval()
             fit = self._weigh_as_fitted(valid_data, **JUDGING)
             entry.update({} if fit is None else {"weights": fit.weights})
