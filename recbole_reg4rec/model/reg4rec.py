@@ -76,8 +76,9 @@ class REG4Rec(SequentialRecommender):
         super().__init__(config, dataset)
         codes = torch.from_numpy(tokens.codes)
         layers = int(config["n_layers"])
-        self.shape = shape = sized_for(config, len(dataset.inter_feat), dataset.item_num - 1)
-        self.supervised_epochs = epochs_for(config, len(dataset.inter_feat))
+        targets, items = len(dataset.inter_feat), dataset.item_num - 1
+        self.shape = shape = sized_for(config, targets, items)
+        self.supervised_epochs = epochs_for(config, targets, items)
         width = shape["width"]
         self.catalogue = Catalogue(codes, tokens.codewords)
         self.register_buffer("members", torch.from_numpy(tokens.members), persistent=False)

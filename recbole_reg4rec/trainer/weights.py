@@ -27,6 +27,9 @@ _FACTORS = {
     "remember": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0),
     "repeat": (0.5, 1.0, 2.0),
 }
+# Besides, where repeating speaks for items: its odds are learned beside the item path alone, and count for little
+# beside a memory of several times its weight. Where it only rules items out, more of it changes nothing.
+_FACTORS_OF_HABIT = {"repeat": (4.0, 8.0)}
 _MOST_USERS = 10_000
 # Before a validation in training: so many of them, of the weights those of what may suit the data least, and only what
 # is better for sure, lest every validation be judged by others.
@@ -79,14 +82,20 @@ def rank_metric(name: str) -> Callable[[np.ndarray], np.ndarray] | None:
     return kinds.get(kind)
 
 
-def candidates(given: Weights, kinds: Iterable[str], varied: Iterable[str] = tuple(_FACTORS)) -> list[Weights]:
-    """The weights to try, those given first; a weight of 0 stays 0, and so does what all others lean on."""
+def candidates(
+    given: Weights, kinds: Iterable[str], varied: Iterable[str] = tuple(_FACTORS), habit: bool = False
+) -> list[Weights]:
+    """The weights to try, those given first; a weight of 0 stays 0, and so does what all others lean on.
+
+    ``habit``: repeating speaks for items, so that more of it is worth a try.
+    """
     varied = set(varied)
     kinds = [kind for kind in kinds if given[kind] > 0]
     anchor = "recognise" if "recognise" in kinds else "reason"
     free = [kind for kind in kinds if kind != anchor and kind in _FACTORS and kind in varied]
     found = [given]
-    for factors in product(*(_FACTORS[kind] for kind in free)):
+    multiples = {kind: _FACTORS[kind] + (_FACTORS_OF_HABIT.get(kind, ()) if habit else ()) for kind in free}
+    for factors in product(*multiples.values()):
         weights = {**given, **{kind: round(given[kind] * f, 6) for kind, f in zip(free, factors, strict=True)}}
         if weights not in found:
             found.append(weights)
@@ -126,7 +135,8 @@ def fit_weights(
     for interaction, targets, seen in batches:
         evidence = model.evidence(interaction)
         if not tried:
-            tried = candidates(dict(given), evidence, varied)
+            habit = "repeat" in evidence and bool((evidence["repeat"] > 0).any())
+            tried = candidates(dict(given), evidence, varied, habit)
         if len(tried) == 1:
             return None
         targets = targets.to(next(iter(evidence.values())).device)

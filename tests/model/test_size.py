@@ -47,10 +47,25 @@ def test_the_model_goes_by_the_training_part(toy_data):
     assert model.decoder.table.weight.shape[1] == 64
 
 
+ITEM_PATH = {"epochs": "auto", "item_path": True, "control": False}
+
+
 @pytest.mark.parametrize(
     ("targets", "epochs"),
     [(0, 20), (131_413, 20), (615_384, 20), (620_000, 19), (982_089, 12), (1_846_153, 7), (1_850_000, 6), (10**8, 6)],
 )
 def test_large_data_are_passed_over_less_often(targets, epochs):
-    assert epochs_for({"epochs": "auto"}, targets) == epochs
-    assert epochs_for({"epochs": 3}, targets) == 3
+    assert epochs_for(ITEM_PATH, targets, targets // 25) == epochs
+    assert epochs_for({**ITEM_PATH, "epochs": 3}, targets, targets // 25) == 3
+
+
+@pytest.mark.parametrize(
+    ("targets", "items", "epochs"),
+    [(131_413, 12_101, 8), (51_000, 10_000, 20), (75_000, 10_000, 14), (10**6, 10**6, 6), (131_413, 5_256, 20)],
+)
+def test_sparse_data_are_passed_over_less_often_by_an_item_path(targets, items, epochs):
+    assert epochs_for(ITEM_PATH, targets, items) == epochs
+    assert epochs_for({**ITEM_PATH, "item_path": False, "control": True}, targets, items) == epochs
+    # Reasoning alone wants more of it.
+    assert epochs_for({**ITEM_PATH, "item_path": False}, targets, items) == epochs_for(ITEM_PATH, targets, 1)
+    assert epochs_for({**ITEM_PATH, "epochs": 3}, targets, items) == 3

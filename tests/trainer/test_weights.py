@@ -46,6 +46,8 @@ def test_what_is_tried() -> None:
     some = candidates(GIVEN, GIVEN, ["remember"])
     assert {w["remember"] for w in some} == {0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0} and len(some) == 7
     assert candidates(GIVEN, GIVEN, []) == [GIVEN]
+    habit = candidates(GIVEN, ["recognise", "repeat"], habit=True)
+    assert [w["repeat"] for w in habit] == [1.0, 0.5, 2.0, 4.0, 8.0]
 
 
 def test_evidence_that_is_right_gains_weight_and_misleading_evidence_loses_it() -> None:
@@ -61,6 +63,16 @@ def test_evidence_that_is_right_gains_weight_and_misleading_evidence_loses_it() 
     fit = fit_weights(misled, batches(targets), GIVEN, "MRR@5")
     assert fit is not None and fit.weights["remember"] < 0.9
     assert (fit.given_score, fit.score) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(("sign", "weight"), [(1.0, 4.0), (-1.0, 1.0)])
+def test_where_repeating_speaks_for_items_much_more_of_it_is_tried(sign: float, weight: float) -> None:
+    # The item path prefers another item by 3; what repeating says for the target is 1, so that it takes four of it.
+    targets = torch.full((60,), 3)
+    recognise = one_hot(torch.full((60,), 5), 10, 3.0)
+    model = Fixed(recognise=recognise, repeat=one_hot(targets if sign > 0 else targets + 4, 10, sign))
+    fit = fit_weights(model, batches(targets), GIVEN, "Recall@1")
+    assert fit is not None and fit.weights["repeat"] == weight and fit.score == (sign > 0)
 
 
 def test_chance_moves_nothing() -> None:
