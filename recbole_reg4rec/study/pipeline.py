@@ -16,8 +16,9 @@ from recbole.utils import FeatureType, init_logger, init_seed
 from threadpoolctl import threadpool_limits
 
 from recbole_reg4rec.alignment.stage import AlignmentStage
-from recbole_reg4rec.config import Reg4RecConfig
+from recbole_reg4rec.config import Reg4RecConfig, given_settings
 from recbole_reg4rec.data.categories import ItemCategories, build_item_categories
+from recbole_reg4rec.data.columns import guess_columns
 from recbole_reg4rec.data.dataset import OrderedDataset
 from recbole_reg4rec.data.features import build_item_features, item_columns
 from recbole_reg4rec.data.sequences import WholeSequenceLoader, training_sequences
@@ -70,11 +71,17 @@ def configure(
 ) -> Any:
     """The checked configuration of a run.
 
+    Columns of user, item and time that the data do not have by the names set are guessed (`data.columns`);
+    ``guessed_columns`` of what is returned says which.
+
     Raises:
         UserError: unknown model or setting, or a value that is not allowed.
     """
     model_class = find_model(model) if isinstance(model, str) else model
     config = Reg4RecConfig(model_class, dataset, config_file_list, config_dict, command_line)
+    config.guessed_columns = guess_columns(config, given_settings(config))
+    for setting, column in config.guessed_columns.items():
+        config[setting] = column
     _check_heads(config)
     corp_rule(config)
     return config
@@ -117,6 +124,8 @@ def start_logging(config: Any) -> None:
         init_logger(config)
     except OSError as error:
         raise UserError(f"the log folder {Path('log').absolute()} cannot be written ({error.strerror})") from error
+    for setting, column in config.guessed_columns.items():
+        getLogger().info(f"The data have no column of the name that {setting} has by default; taken for it: {column}.")
 
 
 def prepare_data(config: Any) -> PreparedData:
