@@ -130,7 +130,8 @@ def test_resume_with_other_epochs_under_a_schedule_is_said(toy, caplog):
 
 
 def test_epochs_by_the_data_are_those_that_they_come_to(toy, comparable, caplog, monkeypatch):
-    monkeypatch.setattr(size, "_ALL_TARGETS", 1)
+    for kind in ("_DENSE_TARGETS", "_SPARSE_TARGETS"):
+        monkeypatch.setattr(size, kind, 1)
     monkeypatch.setattr(size, "_FEWEST_EPOCHS", 2)
     schedule = {"learning_rate_schedule": "cosine"}
     by_data = toy.run(epochs="auto", **schedule)
