@@ -1,8 +1,8 @@
 """Columns of user, item and time where they have other names than the settings expect (our choice).
 
 RecBole's files of local businesses, artists or places name the item ``business_id``, ``artist_id``, ``venue_id``, and
-the time ``date`` or ``timestamp``. What a setting names is taken if it is there, and what the user names always; else
-a column that can only be the one.
+the time ``date`` or ``timestamp``. What the user or a data set's property file names is always taken, and what a
+setting names by default if it is there; else a column that can only be the one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from recbole_reg4rec.data.reading import read_header
 from recbole_reg4rec.data.rows import Column
 from recbole_reg4rec.errors import UserError
 
+# What the settings are where nobody has named a column; another name comes from a data set's property file.
+_UNNAMED = {"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "TIME_FIELD": "timestamp"}
 _TIME_WORDS = ("time", "date", "stamp")
 
 
@@ -37,7 +39,7 @@ def guess_columns(config: Any, given: Collection[str]) -> dict[str, str]:
     guessed: dict[str, str] = {}
 
     def settle(setting: str, kind: FeatureType, suits: Callable[[str], bool]) -> None:
-        if setting in given or config[setting] in names or not config[setting]:
+        if setting in given or config[setting] != _UNNAMED[setting] or config[setting] in names:
             return
         found = [column.name for column in columns if column.type is kind and suits(column.name)]
         if len(found) == 1:

@@ -55,6 +55,15 @@ def test_what_the_user_names_is_left_alone(toy_data: Any) -> None:
         toy.dataset  # noqa: B018
 
 
+def test_what_a_property_file_names_is_left_alone(toy_data: Any) -> None:
+    toy = toy_data(business_rows(), inter_columns=BUSINESS)
+    assert guess_columns(toy.config, ()) == {}, "guessed once, they are there"
+    toy.config["TIME_FIELD"] = "dat"
+    assert guess_columns(toy.config, ()) == {}
+    toy.config["TIME_FIELD"] = "timestamp"
+    assert guess_columns(toy.config, ()) == {"TIME_FIELD": "date"}
+
+
 def test_files_that_are_missing_or_broken_are_for_others_to_tell(toy_data: Any) -> None:
     toy = toy_data()
     (toy.folder / "toy.inter").write_text("no header")
