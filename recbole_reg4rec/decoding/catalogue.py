@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 NEVER = float("-inf")
-# Bytes that the table of what can follow one token may take; beyond, its rows are made when they are asked for.
+# Bytes that a table over all tokens or posting lists may take; beyond, what is asked for is worked out each time.
 _LARGEST_TABLE = 2**26
 
 
@@ -35,18 +36,20 @@ class Candidates:
     Lists differ in length by orders of magnitude, so that they are not filled up to the longest.
 
     ``values``: int64 ``[V]``. ``starts``, ``counts``: int64 ``[...]``. ``tokens``: int64 ``[...]``, the token
-    (``book * K + token``) whose whole posting list each one is; None where lists were thinned out.
+    (``book * K + token``) whose posting list each one is what is left of; None: of no posting list. ``places``: int64
+    ``[V]``, where the values stand in `Catalogue.postings`; None: there, as whole lists.
     """
 
     values: Tensor
     starts: Tensor
     counts: Tensor
     tokens: Tensor | None = None
+    places: Tensor | None = None
 
     def __getitem__(self, paths: Any) -> Candidates:
         """Those of some paths, chosen by any index into ``[...]``; their lists are not copied."""
         tokens = self.tokens[paths] if self.tokens is not None else None
-        return Candidates(self.values, self.starts[paths], self.counts[paths], tokens)
+        return Candidates(self.values, self.starts[paths], self.counts[paths], tokens, self.places)
 
     def without(self, dead: Tensor) -> Candidates:
         """The same with empty lists for paths bool ``[...]``."""
@@ -54,11 +57,22 @@ class Candidates:
 
     def entries(self) -> tuple[Tensor, Tensor]:
         """All lists, one behind the other: items int64 ``[N]`` and the number of the path, in ``[...]`` laid flat."""
+        within, owners = self._entries()
+        return self.values.index_select(0, within), owners
+
+    def _entries(self) -> tuple[Tensor, Tensor]:
+        """As `entries`, but places among the values."""
         counts = self.counts.flatten()
         owners = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
         shift = self.starts.flatten() - (counts.cumsum(0) - counts)
-        places = shift.index_select(0, owners).add_(torch.arange(len(owners), device=counts.device))
-        return self.values.index_select(0, places), owners
+        return shift.index_select(0, owners).add_(torch.arange(len(owners), device=counts.device)), owners
+
+    def posted(self) -> Tensor | None:
+        """Where all `entries` stand in `Catalogue.postings`, int64 ``[N]``; None: of no posting list."""
+        if self.tokens is None:
+            return None
+        within, _ = self._entries()
+        return within if self.places is None else self.places.index_select(0, within)
 
     def padded(self) -> Tensor:
         """Lists side by side, int64 ``[..., P]``, 0 fills up; ``P`` is the length of the longest, or 1."""
@@ -91,6 +105,7 @@ class Catalogue(nn.Module):
     starts: Tensor
     counts: Tensor
     used: Tensor
+    _slots: Tensor | None
 
     def __init__(self, codes: Tensor, codewords: int) -> None:
         super().__init__()
@@ -109,8 +124,8 @@ class Catalogue(nn.Module):
         used = torch.where(counts > 0, 0.0, NEVER).view(self.codebooks, codewords)
         self.register_buffer("used", used, persistent=False)
         self.register_buffer("_table", None, persistent=False)
-        self._scratch: Tensor | None = None
-        self._blank: Tensor | None = None
+        self.register_buffer("_slots", None, persistent=False)
+        self._memory: Tensor | None = None
 
     @property
     def items(self) -> int:
@@ -131,33 +146,61 @@ class Catalogue(nn.Module):
         keep = (carried == tokens.flatten().index_select(0, owners)).nonzero().squeeze(1)
         counts = torch.bincount(owners.index_select(0, keep), minlength=books.numel())
         starts = counts.cumsum(0) - counts
-        return Candidates(items.index_select(0, keep), starts.view(books.shape), counts.view(books.shape))
+        posted = candidates.posted()
+        return Candidates(
+            items.index_select(0, keep),
+            starts.view(books.shape),
+            counts.view(books.shape),
+            candidates.tokens,
+            None if posted is None else posted.index_select(0, keep),
+        )
+
+    def slots(self) -> Tensor | None:
+        """A place for each token of each entry of `postings`, the same for equal tokens within a list.
+
+        Returns:
+            int32 ``[M * items, M]``, places in a table of the list's items by codebooks: at the first item that carries
+            the token. None where that takes too much memory.
+        """
+        if self._slots is None and 4 * len(self.postings) * self.codebooks <= _LARGEST_TABLE:
+            lists = torch.arange(len(self.counts), device=self.counts.device).repeat_interleave(self.counts)
+            place = torch.arange(len(lists), device=lists.device)
+            slots = torch.empty(len(lists), self.codebooks, dtype=torch.int32, device=lists.device)
+            for book in range(self.codebooks):
+                tokens = lists * self.codewords + self.codes[self.postings, book]
+                ordered, entry = torch.sort(tokens, stable=True)
+                begins = F.pad(ordered[1:] != ordered[:-1], (1, 0), value=True)
+                first = entry.index_select(0, (place * begins).cummax(0).values)
+                slots[entry, book] = ((first - self.starts[lists[entry]]) * self.codebooks + book).int()
+            self._slots = slots
+        return self._slots
 
     def feasible(self, candidates: Candidates) -> Tensor:
         """What some candidate carries, float32 ``[..., M, K]``: 0 for such tokens, -inf for the others.
 
         It is added to logits, which takes a fraction of the time of filling them by a mask.
         """
-        if candidates.tokens is not None:
+        if candidates.tokens is not None and candidates.places is None:
             found = self._following(candidates.tokens.flatten())
         else:
             found = self._carried(candidates)
         return found.view(*candidates.counts.shape, self.codebooks, self.codewords)
 
     def scratch(self, size: int) -> Tensor:
-        """``size`` zeros, float32, in memory that the next call writes into.
+        """``size`` zeros, float32, in memory that the next call writes into; so does `notes`.
 
         Tables of all tokens are of many megabytes, which the system takes twenty times as long to find as to clear.
         """
-        if self._scratch is None or len(self._scratch) < size or self._scratch.device != self.codes.device:
-            self._scratch = torch.zeros(size, device=self.codes.device)
-        return self._scratch[:size].zero_()
+        return self._room(size).zero_()
 
-    def blank(self, size: int) -> Tensor:
-        """The same, kept clear by those who use it: whatever they write they set back to 0 at once."""
-        if self._blank is None or len(self._blank) < size or self._blank.device != self.codes.device:
-            self._blank = torch.zeros(size, device=self.codes.device)
-        return self._blank[:size]
+    def notes(self, size: int) -> Tensor:
+        """The same as int32 and as they were left, for those who read only what they have just written."""
+        return self._room(size).view(torch.int32)
+
+    def _room(self, size: int) -> Tensor:
+        if self._memory is None or len(self._memory) < size or self._memory.device != self.codes.device:
+            self._memory = torch.zeros(size, device=self.codes.device)
+        return self._memory[:size]
 
     def _carried(self, candidates: Candidates) -> Tensor:
         """As `feasible`, ``[R, M * K]``."""

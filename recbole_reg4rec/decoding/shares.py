@@ -6,21 +6,17 @@ that of paths with some items left (`RemainingShares`) only what is asked for is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from recbole_reg4rec.decoding.catalogue import Catalogue
+from recbole_reg4rec.decoding.catalogue import Candidates, Catalogue
 
-# Numbers of a table that are held at a time, 32 MB, and of those the ones that a piece writes to, one a line of the
-# cache: what it comes back to twice should still be there. A GPU has neither so little room nor such a cache.
-_HELD, _TOUCHED = 8_000_000, 8_192
-_HELD_ON_GPU = 1 << 28
-# Paths of so few items left are told by comparing each with each, those of more by a table.
-_COMPARED = (2, 3, 4)
+# Numbers of a table that are held at a time, 32 MB; a GPU has more room.
+_HELD, _HELD_ON_GPU = 8_000_000, 1 << 28
 
 
 class TokenShares(Protocol):
@@ -70,7 +66,8 @@ class RemainingShares:
     """Those of the items that are left to each path, added up by token.
 
     ``items``, ``owners``: int64 ``[N]``, the items and the paths, ascending, that they are left to. ``shares``: float32
-    ``[N]``, their probabilities. ``shape``: of the paths, ``(B, Q)``.
+    ``[N]``, their probabilities. ``shape``: of the paths, ``(B, Q)``. ``candidates``: what ``items`` and ``owners`` are
+    the entries of; without them the same takes several times as long.
     """
 
     catalogue: Catalogue
@@ -78,54 +75,18 @@ class RemainingShares:
     owners: Tensor
     shares: Tensor
     shape: tuple[int, int]
+    candidates: Candidates | None = None
 
     def largest(self) -> Tensor:
         """See `TokenShares`; 0 where a path has no item left."""
         paths, books = self.shape[0] * self.shape[1], self.catalogue.codebooks
-        width = books * self.catalogue.codewords
-        # Looking every item's tokens up again, or looking through the tables, whichever is less.
-        if len(self.items) * books > paths * width:
-            peaks = self._in_pieces(paths, width, paths, lambda begin, end: self._table(begin, end, width).amax(-1))
-            return peaks.view(*self.shape, books)
-        counts = torch.bincount(self.owners, minlength=paths)
-        begin = counts.cumsum(0) - counts
-        peaks = self.shares.new_zeros(paths, books)
-        least = 0
-        for most in _COMPARED:
-            some = ((counts > least) & (counts <= most)).nonzero().squeeze(1)
-            if len(some):
-                peaks.index_copy_(0, some, self._compared(begin[some], counts[some], most))
-            least = most
-        many = counts > least
-        if bool(many.any()):
-            rest = self._only(many)
-            step = -(-rest.shape[0] * _TOUCHED // max(1, len(rest.items) * books))
-            found = rest._in_pieces(rest.shape[0], width, step, lambda begin, end: rest._peaks(begin, end, width))
-            peaks.index_copy_(0, many.nonzero().squeeze(1), found)
+        places, size = self._places(None)
+        flat = places.flatten()
+        totals = self.shares.new_zeros(size).index_add_(0, flat, self.shares.repeat_interleave(books))
+        totals = totals.index_select(0, flat).view_as(places)
+        peaks = totals.new_zeros(paths, books)
+        peaks.scatter_reduce_(0, self.owners.unsqueeze(1).expand_as(totals), totals, "amax")
         return peaks.view(*self.shape, books)
-
-    def _only(self, paths: Tensor) -> RemainingShares:
-        """Those of some paths, bool ``[B * Q]``, ``n`` of which are True, as of ``(n, 1)``."""
-        number, here = paths.cumsum(0) - 1, paths.index_select(0, self.owners)
-        owners = number.index_select(0, self.owners[here])
-        shape = int(number[-1]) + 1, 1
-        return RemainingShares(self.catalogue, self.items[here], owners, self.shares[here], shape)
-
-    def _compared(self, begin: Tensor, counts: Tensor, most: int) -> Tensor:
-        """The largest of paths of at most ``most`` items, which are compared with each other: ``[n, M]``."""
-        place = torch.arange(most, device=begin.device)
-        inside = place < counts.unsqueeze(1)
-        place = (begin.unsqueeze(1) + place * inside).flatten()
-        codes = self.catalogue.codes.index_select(0, self.items.index_select(0, place))
-        codes = codes.view(len(begin), most, -1).transpose(0, 1)
-        shares = (self.shares.index_select(0, place).view(-1, most) * inside).T.unsqueeze(-1)
-        peaks = shares.new_zeros(len(begin), codes.shape[-1])
-        for own in range(most):
-            total = torch.zeros_like(peaks)
-            for other in range(most):
-                total += shares[other] * (codes[own] == codes[other])
-            torch.maximum(peaks, total, out=peaks)
-        return peaks
 
     def likeliest(self, books: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """See `TokenShares`.
@@ -136,23 +97,23 @@ class RemainingShares:
         flat = books.reshape(-1, chosen).index_select(0, self.owners)
         tokens = self.catalogue.codes.index_select(0, self.items).gather(1, flat).flatten()
         row = (self.owners.unsqueeze(1) * chosen + torch.arange(chosen, device=books.device)).flatten()
-        places, shares = row * words + tokens, self.shares.repeat_interleave(chosen)
+        shares = self.shares.repeat_interleave(chosen)
         counts = torch.bincount(self.owners, minlength=rows // chosen)
         longest = max(1, int(counts.max())) if rows else 1
         if longest >= words:
-            dense = self.catalogue.scratch(rows * words).index_add_(0, places, shares).view(*books.shape, words)
-            values, which = dense.topk(min(count, words), dim=-1)
+            dense = self.catalogue.scratch(rows * words).index_add_(0, row * words + tokens, shares)
+            values, which = dense.view(*books.shape, words).topk(min(count, words), dim=-1)
             return values, which
         begin = counts.cumsum(0) - counts
         rank = torch.arange(len(self.owners), device=books.device) - begin.index_select(0, self.owners)
         rank = rank.repeat_interleave(chosen)
-        sums = self.catalogue.blank(rows * words)
-        sums.index_add_(0, places, shares)
+        places, size = self._places(flat)
+        places = places.flatten()
+        sums = shares.new_zeros(size).index_add_(0, places, shares)
         totals = sums.index_select(0, places)
         # Of the items that carry the same token one stands for it: whose rank is written last.
         sums.index_copy_(0, places, rank.to(sums.dtype))
         totals *= sums.index_select(0, places) == rank
-        sums.index_fill_(0, places, 0.0)
         place = row * longest + rank
         values = totals.new_zeros(rows * longest).index_copy_(0, place, totals).view(*books.shape, longest)
         listed = tokens.new_zeros(rows * longest).index_copy_(0, place, tokens).view(*books.shape, longest)
@@ -162,37 +123,51 @@ class RemainingShares:
     def table(self) -> Tensor:
         """All of them, float32 ``[B, Q, M, K]``, in memory that the next call writes into."""
         catalogue, paths = self.catalogue, self.shape[0] * self.shape[1]
-        found = self._table(0, paths, catalogue.codebooks * catalogue.codewords)
+        width = catalogue.codebooks * catalogue.codewords
+        places = catalogue.rows.index_select(0, self.items).add_((self.owners * width).unsqueeze(1)).flatten()
+        values = self.shares.repeat_interleave(catalogue.codebooks)
+        found = catalogue.scratch(paths * width).index_add_(0, places, values)
         return found.view(*self.shape, catalogue.codebooks, catalogue.codewords)
 
-    def _in_pieces(self, paths: int, width: int, most: int, work: Callable[[int, int], Tensor]) -> Tensor:
-        """The work on some paths at a time, on a CPU no more than ``most``."""
-        on_cpu = self.shares.device.type == "cpu"
-        step = max(1, min(most, _HELD // width) if on_cpu else _HELD_ON_GPU // width)
-        parts = [work(begin, min(begin + step, paths)) for begin in range(0, paths, step)]
-        return torch.cat(parts) if parts else self.shares.new_zeros(0, self.catalogue.codebooks)
+    def _places(self, books: Tensor | None) -> tuple[Tensor, int]:
+        """A place for each token of each item, the same for equal tokens of a path; those of a path lie together.
 
-    def _entries(self, begin: int, end: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of some paths: places in their table int64 ``[n * M]``, what goes there, and the owners int64 ``[n]``."""
-        here = slice(0, len(self.items))
-        if end - begin < self.shape[0] * self.shape[1]:
-            limits = torch.searchsorted(self.owners, self.owners.new_tensor([begin, end]))
-            here = slice(*limits.tolist())
-        owners = self.owners[here] - begin
-        places = self.catalogue.rows.index_select(0, self.items[here]).add_((owners * width).unsqueeze(1))
-        return places.flatten(), self.shares[here].repeat_interleave(self.catalogue.codebooks), owners
+        Args:
+            books: int64 ``[N, C]``, codebooks of which each item's tokens are wanted; None: of all.
 
-    def _table(self, begin: int, end: int, width: int) -> Tensor:
-        """Of some paths, ``[end - begin, M, K]``."""
-        places, values, _ = self._entries(begin, end, width)
-        found = self.catalogue.scratch((end - begin) * width).index_add_(0, places, values)
-        return found.view(-1, self.catalogue.codebooks, self.catalogue.codewords)
+        Returns:
+            int64 ``[N, C]``, and how many places there are.
+        """
+        catalogue = self.catalogue
+        posted = self.candidates.posted() if self.candidates is not None else None
+        slots = catalogue.slots() if posted is not None else None
+        if self.candidates is None or self.candidates.tokens is None or posted is None or slots is None:
+            places = self._places_by_table(books)
+            return places, places.numel()
+        sizes = catalogue.counts.index_select(0, self.candidates.tokens.flatten()) * catalogue.codebooks
+        begin = (sizes.cumsum(0) - sizes).index_select(0, self.owners).unsqueeze(1)
+        if books is None:
+            found = slots.index_select(0, posted)
+        else:
+            found = slots.flatten()[(posted * catalogue.codebooks).unsqueeze(1) + books]
+        return found + begin, int(sizes.sum())
 
-    def _peaks(self, begin: int, end: int, width: int) -> Tensor:
-        """The largest of some paths, ``[end - begin, M]``, looked up where the items' tokens are alone."""
-        places, values, owners = self._entries(begin, end, width)
-        sums = self.catalogue.blank((end - begin) * width).index_add_(0, places, values)
-        totals = sums.index_select(0, places).view(-1, self.catalogue.codebooks)
-        sums.index_fill_(0, places, 0.0)
-        peaks = totals.new_zeros(end - begin, self.catalogue.codebooks)
-        return peaks.scatter_reduce(0, owners.unsqueeze(1).expand_as(totals), totals, "amax")
+    def _places_by_table(self, books: Tensor | None) -> Tensor:
+        """As `_places`, by what was written last into a table of all tokens; of some paths at a time."""
+        catalogue, paths = self.catalogue, self.shape[0] * self.shape[1]
+        if books is None:
+            keys, width = catalogue.rows.index_select(0, self.items), catalogue.codebooks * catalogue.codewords
+        else:
+            column = torch.arange(books.shape[1], device=books.device) * catalogue.codewords
+            keys = catalogue.codes.index_select(0, self.items).gather(1, books) + column
+            width = books.shape[1] * catalogue.codewords
+        held = _HELD if keys.device.type == "cpu" else _HELD_ON_GPU
+        step = max(1, held // width)
+        limits = torch.searchsorted(self.owners, torch.arange(0, paths + step, step, device=keys.device)).tolist()
+        parts = []
+        for number, (begin, end) in enumerate(itertools.pairwise(limits)):
+            at = keys[begin:end].add((self.owners[begin:end] - number * step).unsqueeze(1) * width).flatten()
+            own = torch.arange(len(at), dtype=torch.int32, device=at.device)
+            table = catalogue.notes(min(step, paths) * width).index_copy_(0, at, own)
+            parts.append(table.index_select(0, at).long() + begin * keys.shape[1])
+        return torch.cat(parts).view_as(keys) if parts else keys

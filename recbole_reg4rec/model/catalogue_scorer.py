@@ -112,17 +112,18 @@ class CatalogueScorer:
 
     def shares_after(self, hidden: Tensor, candidates: Candidates) -> RemainingShares:
         """Probabilities of tokens within their codebooks after some were taken: ``[B, Q, h]``, of ``[B, Q]`` paths."""
-        return self._remaining(self._among(hidden.flatten(0, 1), candidates), hidden.shape[0], hidden.shape[1])
+        return self._remaining(hidden.flatten(0, 1), candidates, hidden.shape[0], hidden.shape[1])
 
-    def _remaining(self, left: _Left, batch: int, queries: int) -> RemainingShares:
+    def _remaining(self, hidden: Tensor, candidates: Candidates, batch: int, queries: int) -> RemainingShares:
+        left = self._among(hidden, candidates)
         shares = left.weights.detach() / left.totals.detach().index_select(0, left.owners)
-        return RemainingShares(self._catalogue, left.items, left.owners, shares, (batch, queries))
+        return RemainingShares(self._catalogue, left.items, left.owners, shares, (batch, queries), candidates)
 
     @torch.no_grad()
     def _shares(self, hidden: Tensor, candidates: Candidates | None) -> Tensor:
         if candidates is not None:
             paths = hidden.flatten(0, -2)
-            table = self._remaining(self._among(paths, candidates), len(paths), 1).table()
+            table = self._remaining(paths, candidates, len(paths), 1).table()
             return table.view(*hidden.shape[:-1], *table.shape[2:])
         found = self.token_shares(self.item_log_probs(hidden.flatten(0, -2)))
         return found.reshape(*hidden.shape[:-1], *found.shape[1:])
@@ -174,7 +175,7 @@ class CatalogueScorer:
         if candidates is None:
             found = torch.cat([shares.amax(1).T for shares in self._first_shares(hidden)])
         else:
-            found = self._remaining(self._among(hidden, candidates), len(hidden), 1).largest().squeeze(1)
+            found = self._remaining(hidden, candidates, len(hidden), 1).largest().squeeze(1)
         return found.log().masked_fill(closed, NEVER)
 
     @torch.no_grad()

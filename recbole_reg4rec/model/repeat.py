@@ -59,7 +59,7 @@ class SeenOdds:
     def table(self) -> Tensor:
         """For every item, float32 ``[contexts, items]``."""
         zeros = self.values.new_zeros(self.contexts * self.items)
-        return zeros.index_put((self.places,), self.values).view(self.contexts, self.items)
+        return zeros.index_put_((self.places,), self.values).view(self.contexts, self.items)
 
     def take(self, contexts: Tensor) -> SeenOdds:
         """Those of some contexts, int64 ``[N]``, in that order and as often as they are named."""

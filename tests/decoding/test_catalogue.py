@@ -47,6 +47,40 @@ def test_candidates_and_tokens_equal_brute_force_in_every_order(catalogue: Catal
                 assert set(torch.nonzero(feasible[other]).squeeze(1).tolist()) == tokens
 
 
+def test_slots_are_those_of_the_first_item_of_a_list_with_the_same_token(catalogue: Catalogue) -> None:
+    slots = catalogue.slots()
+    assert slots is not None and slots.dtype == torch.int32 and slots.shape == (BOOKS * ITEMS, BOOKS)
+    for token in range(BOOKS * WORDS):
+        start, count = int(catalogue.starts[token]), int(catalogue.counts[token])
+        carried = catalogue.codes[catalogue.postings[start : start + count]].tolist()
+        for place, own in enumerate(carried):
+            first = [[other[book] for other in carried].index(own[book]) for book in range(BOOKS)]
+            expected = [number * BOOKS + book for book, number in enumerate(first)]
+            assert slots[start + place].tolist() == expected
+    assert catalogue.slots() is slots
+
+
+def test_no_slots_where_they_take_too_much_memory(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LARGEST_TABLE", 4 * BOOKS * ITEMS * BOOKS - 1)
+    assert catalogue.slots() is None
+    monkeypatch.setattr(module, "_LARGEST_TABLE", 4 * BOOKS * ITEMS * BOOKS)
+    assert catalogue.slots() is not None
+
+
+def test_what_is_left_of_a_list_is_known_to_be_of_it(catalogue: Catalogue) -> None:
+    books, tokens = torch.tensor([0, 2, 1]), torch.tensor([1, 3, 0])
+    left = catalogue.open(books, tokens)
+    for narrowing in ((1, 2), (2, 4)):
+        items, owners = left.entries()
+        posted = left.posted()
+        assert posted is not None and torch.equal(catalogue.postings[posted], items)
+        row = (books * WORDS + tokens)[owners]
+        assert bool(((posted >= catalogue.starts[row]) & (posted < (catalogue.starts + catalogue.counts)[row])).all())
+        assert left.tokens is not None and torch.equal(left.tokens, books * WORDS + tokens)
+        left = catalogue.narrow(left, *(torch.full((3,), value) for value in narrowing))
+    assert Candidates(left.values, left.starts, left.counts).posted() is None
+
+
 def test_unused_tokens_and_the_padding_item_are_never_feasible() -> None:
     codes = torch.tensor([[4, 4], [0, 1], [0, 2]])
     catalogue = Catalogue(codes, 5)
