@@ -51,6 +51,11 @@ class Candidates:
         tokens = self.tokens[paths] if self.tokens is not None else None
         return Candidates(self.values, self.starts[paths], self.counts[paths], tokens, self.places)
 
+    def flat(self) -> Candidates:
+        """The same with the paths in one row."""
+        tokens = self.tokens.flatten() if self.tokens is not None else None
+        return Candidates(self.values, self.starts.flatten(), self.counts.flatten(), tokens, self.places)
+
     def without(self, dead: Tensor) -> Candidates:
         """The same with empty lists for paths bool ``[...]``."""
         return Candidates(self.values, self.starts, self.counts.masked_fill(dead, 0))

@@ -80,6 +80,8 @@ class RemainingShares:
     def largest(self) -> Tensor:
         """See `TokenShares`; 0 where a path has no item left."""
         paths, books = self.shape[0] * self.shape[1], self.catalogue.codebooks
+        if len(self.items) * books > self._held and paths > 1:
+            return torch.cat([half.largest() for half in self._halves()]).view(*self.shape, books)
         places, size = self._places(None)
         flat = places.flatten()
         totals = self.shares.new_zeros(size).index_add_(0, flat, self.shares.repeat_interleave(books))
@@ -129,6 +131,23 @@ class RemainingShares:
         found = catalogue.scratch(paths * width).index_add_(0, places, values)
         return found.view(*self.shape, catalogue.codebooks, catalogue.codewords)
 
+    @property
+    def _held(self) -> int:
+        return _HELD if self.items.device.type == "cpu" else _HELD_ON_GPU
+
+    def _halves(self) -> list[RemainingShares]:
+        """The first half of the paths and the others, as of ``(n, 1)`` each."""
+        paths = self.shape[0] * self.shape[1]
+        middle, candidates = paths // 2, self.candidates.flat() if self.candidates is not None else None
+        cut = int(torch.searchsorted(self.owners, middle))
+        halves = []
+        for here, begin, end in ((slice(cut), 0, middle), (slice(cut, None), middle, paths)):
+            left = candidates[begin:end] if candidates is not None else None
+            shape = end - begin, 1
+            owners = self.owners[here] - begin
+            halves.append(RemainingShares(self.catalogue, self.items[here], owners, self.shares[here], shape, left))
+        return halves
+
     def _places(self, books: Tensor | None) -> tuple[Tensor, int]:
         """A place for each token of each item, the same for equal tokens of a path; those of a path lie together.
 
@@ -161,8 +180,7 @@ class RemainingShares:
             column = torch.arange(books.shape[1], device=books.device) * catalogue.codewords
             keys = catalogue.codes.index_select(0, self.items).gather(1, books) + column
             width = books.shape[1] * catalogue.codewords
-        held = _HELD if keys.device.type == "cpu" else _HELD_ON_GPU
-        step = max(1, held // width)
+        step = max(1, self._held // width)
         limits = torch.searchsorted(self.owners, torch.arange(0, paths + step, step, device=keys.device)).tolist()
         parts = []
         for number, (begin, end) in enumerate(itertools.pairwise(limits)):

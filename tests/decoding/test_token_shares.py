@@ -83,9 +83,11 @@ def posted(words: int, steps: int, empty: bool) -> tuple[RemainingShares, Tensor
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("empty", [False, True])
 @pytest.mark.parametrize("largest", [0, 1 << 26])
+@pytest.mark.parametrize("held", [1, 50, 8_000_000])
 def test_places_known_of_posting_lists_give_what_the_table_gives(
-    words: int, steps: int, empty: bool, largest: int, monkeypatch: pytest.MonkeyPatch
+    words: int, steps: int, empty: bool, largest: int, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(shares, "_HELD", held)
     monkeypatch.setattr(catalogue, "_LARGEST_TABLE", largest)
     found, table = posted(words, steps, empty)
     assert (found.catalogue.slots() is None) == (largest == 0)
