@@ -74,9 +74,9 @@ class Candidates:
 
     def posted(self) -> Tensor | None:
         """Where all `entries` stand in `Catalogue.postings`, int64 ``[N]``; None: of no posting list."""
-        if self.tokens is None:
-            return None
-        within, _ = self._entries()
+        return None if self.tokens is None else self._posted(self._entries()[0])
+
+    def _posted(self, within: Tensor) -> Tensor:
         return within if self.places is None else self.places.index_select(0, within)
 
     def padded(self) -> Tensor:
@@ -144,20 +144,20 @@ class Catalogue(nn.Module):
 
     def narrow(self, candidates: Candidates, books: Tensor, tokens: Tensor) -> Candidates:
         """Those of the candidates that also carry a token, int64 ``[...]`` each."""
-        items, owners = candidates.entries()
+        within, owners = candidates._entries()
+        items = candidates.values.index_select(0, within)
         # Selecting by a flat index is several times as fast as indexing by items and books.
         places = (items * self.codebooks).add_(books.flatten().index_select(0, owners))
         carried = self.codes.flatten().index_select(0, places)
         keep = (carried == tokens.flatten().index_select(0, owners)).nonzero().squeeze(1)
         counts = torch.bincount(owners.index_select(0, keep), minlength=books.numel())
         starts = counts.cumsum(0) - counts
-        posted = candidates.posted()
         return Candidates(
             items.index_select(0, keep),
             starts.view(books.shape),
             counts.view(books.shape),
             candidates.tokens,
-            None if posted is None else posted.index_select(0, keep),
+            None if candidates.tokens is None else candidates._posted(within.index_select(0, keep)),
         )
 
     def slots(self) -> Tensor | None:
