@@ -18,6 +18,7 @@ from torch import Tensor
 from recbole_reg4rec.decoding.beam import surest
 from recbole_reg4rec.decoding.catalogue import NEVER, Candidates, Catalogue
 from recbole_reg4rec.decoding.shares import RemainingShares
+from recbole_reg4rec.model.likeliest import likeliest
 from recbole_reg4rec.model.marginals import book_marginals, pair_scores
 from recbole_reg4rec.model.reasoner import Reasoner
 from recbole_reg4rec.model.repeat import SeenOdds
@@ -104,8 +105,7 @@ class CatalogueScorer:
 
     def likely_shares(self, item_log_probs: Tensor, count: int) -> RemainingShares:
         """As `token_shares`, of the ``count`` likeliest items of each row alone, of ``[R, 1]`` paths."""
-        found = item_log_probs.topk(min(count, item_log_probs.shape[1] - 1), dim=1, sorted=False).indices
-        items = found.sort(dim=1).values
+        items = likeliest(item_log_probs, min(count, item_log_probs.shape[1] - 1))
         owners = torch.arange(len(items), device=items.device).repeat_interleave(items.shape[1])
         shares = item_log_probs.gather(1, items).exp().flatten()
         return RemainingShares(self._catalogue, items.flatten(), owners, shares, (len(items), 1))
