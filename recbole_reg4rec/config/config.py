@@ -107,6 +107,8 @@ class Reg4RecConfig(Config):
     ) -> None:
         self._origins: dict[str, str] = {}
         self._command_line = dict(command_line or {})
+        # Whether the number of users a batch may still go down with the size of the catalogue.
+        self.auto_eval_batch = False
         try:
             super().__init__(model, dataset, config_file_list, copy.deepcopy(config_dict or {}))
         except _RECBOLE_CHECKS as error:  # UserError is none of these
@@ -247,6 +249,7 @@ class Reg4RecConfig(Config):
                 )
             final["device"] = torch.device("cuda", int(first))
         if final["eval_batch_size"] == "auto":
+            self.auto_eval_batch = final["device"].type == "cpu"
             final["eval_batch_size"] = _AUTO_EVAL_BATCH[final["device"].type]
 
     def _check_valid_metric(self) -> None:

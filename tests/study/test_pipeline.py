@@ -42,6 +42,19 @@ def test_loaders_fit_the_model(toy):
     assert len(whole.valid._dataset) == len(whole.test._dataset) == 60
 
 
+def test_fewer_users_a_batch_where_their_scores_are_many_unless_a_number_is_given(toy, monkeypatch):
+    def users(items_of_scores, **settings):
+        monkeypatch.setattr(pipeline, "_SCORES", items_of_scores)
+        data = prepare_data(configure("REG4Rec", "toy", config_dict=toy.settings(**settings)))
+        return len(next(iter(data.test))[0])
+
+    items = prepare_data(configure("REG4Rec", "toy", config_dict=toy.settings())).dataset.item_num
+    assert users(7 * items, eval_batch_size="auto") == 7
+    assert users(items - 1, eval_batch_size="auto") == 1
+    assert users(1000 * items, eval_batch_size="auto") == 60, "all there are, fewer than 64"
+    assert users(7 * items, eval_batch_size=9) == 9
+
+
 def test_a_part_without_rows_is_none(toy):
     arguments = {"split": {"LS": "test_only"}, "order": "TO", "mode": "full"}
     data = prepare_data(configure("REG4Rec", "toy", config_dict=toy.settings(eval_args=arguments)))
