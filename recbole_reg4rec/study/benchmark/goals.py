@@ -96,7 +96,10 @@ def goals_on(dataset: str, found: Mapping[str, Any]) -> list[Goal]:
     for name in (ALL_CORP, PAPER_CORP):
         own = f"beam width {setting(name, 'beam_width')}"
         other = f"beam width {setting(TIGER, 'beam_width')}"
-        asked.append((EVALUATE, WHOLE, name, 4.0, True, f"time to evaluate a user, {name}, against {WHOLE}"))
+        # They score by the same network, but not always at the same speed: what memory the system finds plays a part.
+        for other_model in (WHOLE, PREFIXES):
+            what = f"time to evaluate a user, {name}, against {other_model}"
+            asked.append((EVALUATE, other_model, name, 4.0, True, what))
         asked.append((EVALUATE, name, TIGER, 20.0, False, f"users/s of {name}, {own}, against {TIGER}, {other}"))
     goals = []
     for part, one, other, bound, most, what in asked:
