@@ -157,13 +157,14 @@ class RemainingShares:
         Returns:
             int64 ``[N, C]``, and how many places there are.
         """
-        catalogue = self.catalogue
-        posted = self.candidates.posted() if self.candidates is not None else None
-        slots = catalogue.slots() if posted is not None else None
-        if self.candidates is None or self.candidates.tokens is None or posted is None or slots is None:
+        catalogue, candidates = self.catalogue, self.candidates
+        tokens = candidates.tokens if candidates is not None else None
+        slots = catalogue.slots() if tokens is not None else None
+        posted = candidates.posted() if candidates is not None and slots is not None else None
+        if tokens is None or slots is None or posted is None:
             places = self._places_by_table(books)
             return places, places.numel()
-        sizes = catalogue.counts.index_select(0, self.candidates.tokens.flatten()) * catalogue.codebooks
+        sizes = catalogue.counts.index_select(0, tokens.flatten()) * catalogue.codebooks
         begin = (sizes.cumsum(0) - sizes).index_select(0, self.owners).unsqueeze(1)
         if books is None:
             found = slots.index_select(0, posted)
