@@ -69,8 +69,11 @@ class ItemPath(nn.Module):
 
 
 def log_share(memory: Tensor) -> Tensor:
-    """Logarithm of each item's share of what the memory holds, with a floor; float32 ``[B, items + 1]``."""
-    return (memory / memory.sum(1, keepdim=True).clamp(min=1e-12)).add_(_MEMORY_FLOOR).log_()
+    """Logarithm of each item's share of what the memory holds, with a floor; float32 ``[B, items + 1]``.
+
+    Written over ``memory``: finding room for another table of all items takes longer than filling it.
+    """
+    return memory.div_(memory.sum(1, keepdim=True).clamp(min=1e-12)).add_(_MEMORY_FLOOR).log_()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_reg4rec.model.likeliest import likeliest
+
 # How far the last of the items looked at stays above all others.
 _STEP = 1e-3
 # Deviations from the mean beyond which a value counts as this far.
@@ -58,8 +60,9 @@ class Gate(nn.Module):
 
     def first(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The highest scores ``[B, G]`` and their items; never the padding item, which is last."""
-        found = scores.topk(min(self.items, scores.shape[1] - 1), dim=1)
-        return found.values, found.indices
+        items = likeliest(scores, min(self.items, scores.shape[1] - 1))
+        first, order = scores.gather(1, items).sort(dim=1, descending=True)
+        return first, items.gather(1, order)
 
     def look(self, evidence: Mapping[str, Tensor], items: Tensor) -> Tensor:
         """What each kind says of items ``[B, G]``, float32 ``[B, G, kinds]``; NaN where it is missing."""
