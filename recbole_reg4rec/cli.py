@@ -298,8 +298,10 @@ def _main(argv: list[str]) -> int:
         print(f"recbole_reg4rec {__version__}")
         return EXIT_OK
     parsed = parse(argv)
+    process = importlib.import_module("recbole_reg4rec.process")
+    process.use_huge_pages(os.environ)
     if parsed.command != "benchmark":  # which measures the machine as it is
-        importlib.import_module("recbole_reg4rec.waiting").look_around()
+        process.look_around()
     importlib.import_module("recbole_reg4rec.versions").check_versions()
     command = COMMANDS[parsed.command]
     found = getattr(importlib.import_module(command.module), command.function)(**_keywords(parsed))

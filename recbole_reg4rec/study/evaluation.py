@@ -17,13 +17,13 @@ from tabulate import tabulate
 
 from recbole_reg4rec.config.values import parse_value
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.process import process_setup
 from recbole_reg4rec.study.leaderboard.statistics import Comparison, compare_with_best
 from recbole_reg4rec.study.record import check_results_dir, peak_memory_mb, portable_settings, write_record
 from recbole_reg4rec.study.trained import DECODING_SETTINGS, TrainedModel, load_trained
 from recbole_reg4rec.trainer.trainer import SequenceTrainer
 from recbole_reg4rec.trainer.weights import rank_metric
 from recbole_reg4rec.versions import collect_versions
-from recbole_reg4rec.waiting import wait_policy
 
 PARTS = ("valid", "test")
 
@@ -94,7 +94,7 @@ def evaluate(
         "rows": rows,
         "peak_memory_mb": peak_memory_mb(),
         "versions": collect_versions(),
-        "threads": {"count": torch.get_num_threads(), "waiting": wait_policy()},
+        "threads": {"count": torch.get_num_threads(), **process_setup()},
     }
     path = write_record(folder, f"{trained.checkpoint.parent.name}-{part}{f'-{vary}' if vary else ''}", record)
     print(evaluation_table(record))

@@ -31,9 +31,9 @@ from recbole_reg4rec.tokenizer.codes import ItemCodes, tokenize_items, tokenizer
 from recbole_reg4rec.trainer.checkpoint import settings_hash
 from recbole_reg4rec.trainer.stages import Stage, SupervisedStage
 
-# Scores of a batch, 32 MB, that `eval_batch_size: auto` leaves room for on a CPU. Beyond, the C library asks the system
-# anew for every table of them, which takes several times as long as to fill it.
-_SCORES = 8_000_000
+# Scores of a batch, 32 MB, that `eval_batch_size: auto` leaves room for on a CPU: beyond, the C library asks the system
+# anew for every table of them. But so many users at least, since products with all items are as slow for few.
+_SCORES, _FEWEST = 8_000_000, 32
 
 
 @dataclass
@@ -147,7 +147,8 @@ def prepare_data(config: Any) -> PreparedData:
         warnings.simplefilter("ignore", FutureWarning)
         dataset = OrderedDataset(config)
         if config.auto_eval_batch:
-            config["eval_batch_size"] = max(1, min(config["eval_batch_size"], _SCORES // dataset.item_num))
+            fitting = max(_FEWEST, _SCORES // dataset.item_num)
+            config["eval_batch_size"] = min(config["eval_batch_size"], fitting)
         train, valid, test = data_preparation(config, dataset)
     if getattr(config.model_class, "whole_sequence", False):
         train = WholeSequenceLoader(config, train._dataset)

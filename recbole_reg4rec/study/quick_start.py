@@ -16,6 +16,7 @@ from recbole.utils import set_color
 from recbole_reg4rec.config import given_settings, resolved_settings
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.files import exclusive
+from recbole_reg4rec.process import process_setup
 from recbole_reg4rec.study.job import assemble, evaluate, train
 from recbole_reg4rec.study.pipeline import best_checkpoint, configure, start_logging
 from recbole_reg4rec.study.record import (
@@ -28,7 +29,6 @@ from recbole_reg4rec.study.record import (
 from recbole_reg4rec.study.report import result_table
 from recbole_reg4rec.trainer.checkpoint import check_checkpoint_path
 from recbole_reg4rec.versions import collect_versions
-from recbole_reg4rec.waiting import wait_policy
 
 
 def run(
@@ -108,7 +108,7 @@ def run(
         # Of the path only what another machine has too.
         "checkpoint": f"{job.best.parent.name}/{job.best.name}",
         "versions": collect_versions(),
-        "threads": {"count": torch.get_num_threads(), "waiting": wait_policy()},
+        "threads": {"count": torch.get_num_threads(), **process_setup()},
     }
     path = write_record(runs, job.name, record, outcome.report)
     print(result_table(record))

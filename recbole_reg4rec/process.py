@@ -1,7 +1,10 @@
-"""How the threads of a computation wait for each other, which has to be said before torch is loaded (our choice).
+"""How this process waits and takes memory, which has to be said before torch is loaded (our choice).
 
 OpenMP's threads wait by spinning. Where another program has one of their cores, the thread that is behind waits for the
 core that the others spin on, and all of them nearly stand still (docs/performance.md, "Beside other work").
+
+Memory comes in pages of 4 KB, each of which the system clears when it is first written to. Tables of all items are made
+anew for every batch, and where they are large, this takes longer than to fill them, unless pages are large too.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import psutil
 
 # Whoever sets one of these has said it already.
 _SAID = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+# Makes torch ask the system for pages of 2 MB for tensors of that size and more; without Linux nobody reads it.
+_HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 # Seconds to look at the processors for, and how many of them others may use.
 _LOOK, _FREE = 0.2, 0.5
 
@@ -43,6 +48,14 @@ def look_around() -> None:
         wait_without_spinning(os.environ, busy)
 
 
-def wait_policy() -> str:
-    """How threads wait, for a record: as ``OMP_WAIT_POLICY`` says, or ``default``."""
-    return os.environ.get("OMP_WAIT_POLICY", "default").lower()
+def use_huge_pages(environment: MutableMapping[str, str]) -> None:
+    """Has torch ask for large pages, unless the ``environment`` of this process says whether; results stay the same."""
+    environment.setdefault(_HUGE_PAGES, "1")
+
+
+def process_setup() -> dict[str, str | bool]:
+    """How threads wait (as ``OMP_WAIT_POLICY`` says, or ``default``) and whether pages are large, for a record."""
+    return {
+        "waiting": os.environ.get("OMP_WAIT_POLICY", "default").lower(),
+        "huge_pages": os.environ.get(_HUGE_PAGES) == "1",
+    }
