@@ -24,7 +24,7 @@ from recbole_reg4rec.model.reasoner import Reasoner
 from recbole_reg4rec.model.repeat import SeenOdds
 from recbole_reg4rec.model.sampled_softmax import ItemSample
 from recbole_reg4rec.model.scorers import OpenTokens
-from recbole_reg4rec.model.softmax import catalogue_cross_entropy
+from recbole_reg4rec.model.softmax import catalogue_cross_entropy, products
 
 # Paths whose tables of all tokens are held at a time; of twice as many they leave the cache.
 _PART = 128
@@ -277,7 +277,7 @@ class CatalogueScorer:
 def _products(left: Tensor, right: Tensor) -> Tensor:
     """``left @ right.T`` in float32 in mixed precision too: sampled and replayed probabilities must be the same."""
     with torch.autocast(left.device.type, enabled=False):
-        return left @ right.T
+        return products(left, right)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.model.history import HistoryEncoder, ItemVectors, TokenTable, own_vectors
 from recbole_reg4rec.model.sampled_softmax import ItemSample
-from recbole_reg4rec.model.softmax import catalogue_cross_entropy
+from recbole_reg4rec.model.softmax import catalogue_cross_entropy, products
 
 # Share of the memory that an item has which nothing points to; keeps its logarithm finite.
 _MEMORY_FLOOR = 1e-4
@@ -39,7 +39,7 @@ class ItemPath(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits of all items: ``[R, d]`` to ``[R, items + 1]``; the padding item never wins."""
-        logits = self.project(states) @ self.vectors().T
+        logits = products(self.project(states), self.vectors())
         logits[:, 0] = -1e4
         return logits
 
@@ -104,7 +104,7 @@ class EvidenceWeights:
         return torch.tensor(astuple(self), dtype=torch.float32)
 
     def combine(self, evidence: dict[str, Tensor]) -> Tensor:
-        """Weighted sum of the kinds of evidence that are there, each float32 ``[B, items + 1]``.
+        """Weighted sum of the kinds of evidence that are there, each float32 ``[B, items + 1]``; itself if it is one.
 
         Raises:
             UserError: nothing that is switched on has a weight above 0.
@@ -116,6 +116,8 @@ class EvidenceWeights:
                 "settings reason, item_path and memory with reason_weight, recognise_weight and remember_weight leave "
                 "no evidence to rank by; switch one on and give it a weight above 0"
             )
+        if len(parts) == 1 and parts[0][0] == 1.0:
+            return parts[0][1]
         # Added up in place: passes over all items are what this costs.
         total = parts[0][0] * parts[0][1]
         for weight, scores in parts[1:]:

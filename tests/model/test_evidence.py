@@ -57,6 +57,8 @@ def test_weights_add_up_and_nothing_left_is_refused() -> None:
     evidence = {"reason": torch.tensor([[1.0, 2.0]]), "remember": torch.tensor([[10.0, 20.0]])}
     assert EvidenceWeights(1.0, 5.0, 0.5, 1.0).combine(evidence).tolist() == [[6.0, 12.0]]
     assert EvidenceWeights(0.0, 5.0, 1.0, 1.0).combine(evidence).tolist() == [[10.0, 20.0]]
+    assert EvidenceWeights(1.0, 5.0, 0.0, 1.0).combine(evidence) is evidence["reason"]
+    assert EvidenceWeights(0.5, 5.0, 0.0, 1.0).combine(evidence).tolist() == [[0.5, 1.0]]
     with pytest.raises(UserError, match="reason_weight"):
         EvidenceWeights(0.0, 1.0, 0.0, 1.0).combine(evidence)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_reg4rec.model.softmax import catalogue_cross_entropy
+from recbole_reg4rec.model.softmax import catalogue_cross_entropy, products
 
 
 def _case(rows: int = 7, items: int = 11, width: int = 5, seed: int = 3):
@@ -95,3 +95,13 @@ def test_half_precision_inputs_get_gradients_of_their_type():
     half = states.detach().bfloat16().requires_grad_()
     grad = torch.autograd.grad(catalogue_cross_entropy(half, table, targets), [half, table])
     assert grad[0].dtype == torch.bfloat16 and grad[1].dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 9000])
+def test_products_piece_by_piece_are_those_at_once_and_have_a_gradient_where_one_is_wanted(size):
+    generator = torch.Generator().manual_seed(size)
+    left, right = torch.randn(5, 7, generator=generator), torch.randn(size, 7, generator=generator, requires_grad=True)
+    with torch.no_grad():
+        assert torch.allclose(products(left, right), left @ right.T, atol=1e-6)
+    products(left, right).sum().backward()
+    assert torch.allclose(right.grad, left.sum(0).expand_as(right))
