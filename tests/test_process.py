@@ -14,6 +14,15 @@ from recbole_reg4rec.process import use_huge_pages, wait_without_spinning
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def say(code, environment):
+    """What a new process prints that runs this code in this environment."""
+    environment = {**environment, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    return done.stdout.strip()
+
+
 @pytest.mark.parametrize(
     "environment, busy, wanted",
     [
@@ -38,16 +47,7 @@ def test_a_process_beside_a_busy_program_is_set_up_for_it():
     )
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        answers = [
-            subprocess.run(
-                [sys.executable, "-c", code],
-                env={**environment, "PYTHONPATH": str(ROOT), **more},
-                capture_output=True,
-                text=True,
-                timeout=300,
-            ).stdout.strip()
-            for more in ({}, {"OMP_NUM_THREADS": "1"})
-        ]
+        answers = [say(code, environment), say(code, {**environment, "OMP_NUM_THREADS": "1"})]
     finally:
         busy.kill()
         busy.wait()
@@ -71,14 +71,5 @@ def test_torch_asks_for_large_pages():
         "print(any('hg' in line.split() for line in open('/proc/self/smaps') if line.startswith('VmFlags')))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
-    answers = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**environment, "PYTHONPATH": str(ROOT), **more},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        ).stdout.strip()
-        for more in ({}, {"THP_MEM_ALLOC_ENABLE": "0"})
-    ]
-    assert answers == ["True", "False"]
+    assert say(code, environment) == "True"
+    assert say(code, {**environment, "THP_MEM_ALLOC_ENABLE": "0"}) == "False"
