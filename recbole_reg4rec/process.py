@@ -54,7 +54,7 @@ def use_huge_pages(environment: MutableMapping[str, str]) -> None:
 
 
 def process_setup() -> dict[str, str | bool]:
-    """How threads wait (as ``OMP_WAIT_POLICY`` says, or ``default``) and whether pages are large, for a record."""
+    """For a record: how threads wait (``OMP_WAIT_POLICY``, or ``default``), and whether large pages are asked for."""
     return {
         "waiting": os.environ.get("OMP_WAIT_POLICY", "default").lower(),
         "huge_pages": os.environ.get(_HUGE_PAGES) == "1",

@@ -104,7 +104,9 @@ class EvidenceWeights:
         return torch.tensor(astuple(self), dtype=torch.float32)
 
     def combine(self, evidence: dict[str, Tensor]) -> Tensor:
-        """Weighted sum of the kinds of evidence that are there, each float32 ``[B, items + 1]``; itself if it is one.
+        """Weighted sum of the kinds of evidence that are there, each float32 ``[B, items + 1]``.
+
+        One kind alone of weight 1 is given back as it is, not a copy of it.
 
         Raises:
             UserError: nothing that is switched on has a weight above 0.

@@ -15,10 +15,10 @@ from torch.autograd.function import once_differentiable
 
 # Logits held at a time, about 6 MB: what a processor's cache may hold beside the operands.
 BUFFER = 1_500_000
-# Vectors that a product reads at a time, about 1 MB of width 64.
-_PIECE = 4096
 # On a GPU, where every piece costs the time that its kernels take to start, about 500 MB.
 _GPU_BUFFER = 1 << 27
+# Vectors that a product reads at a time, about 1 MB of width 64.
+_PIECE = 4096
 
 
 def buffer_for(device: torch.device) -> int:
