@@ -187,7 +187,7 @@ class HistoryEncoder(nn.Module):
         if self.separator is not None:
             return self(items)
         states: Tensor | None = None
-        for rows in _lots(lengths):
+        for rows in lots(lengths):
             here = items[rows, : int(lengths[rows].max())]
             found = self(here).states
             states = found.new_zeros(*items.shape, found.shape[-1]) if states is None else states
@@ -201,7 +201,7 @@ class HistoryEncoder(nn.Module):
             found = self.read(items, lengths).last
             return found[torch.arange(len(found), device=found.device), lengths - 1]
         last: Tensor | None = None
-        for rows in _lots(lengths):
+        for rows in lots(lengths):
             length = lengths[rows]
             here = items[rows, : int(length.max())]
             x = self._begin(here)
@@ -228,8 +228,8 @@ class HistoryEncoder(nn.Module):
         return x
 
 
-def _lots(lengths: Tensor) -> Iterable[Tensor]:
-    """Rows of histories that are read together, int64 ``[R]`` each; on a GPU all."""
-    if lengths.device.type != "cpu" or len(lengths) <= _TOGETHER:
+def lots(lengths: Tensor, together: int = _TOGETHER) -> Iterable[Tensor]:
+    """Rows of histories of about the same length, to be read ``together``: int64 ``[R]`` each; on a GPU all."""
+    if lengths.device.type != "cpu" or len(lengths) <= together:
         return (torch.arange(len(lengths), device=lengths.device),)
-    return lengths.argsort().split(_TOGETHER)
+    return lengths.argsort().split(together)

@@ -9,7 +9,11 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_reg4rec.data.sequences import TARGETS
+from recbole_reg4rec.model.history import lots
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
+
+# Histories of about the same length that are read together in scoring.
+_TOGETHER = 64
 
 
 class WholeSequenceRecommender(SequentialRecommender):
@@ -56,6 +60,15 @@ class EveryPosition(SequentialRecommender):
         trained = targets > 0
         states = self.encode(interaction[self.ITEM_SEQ])[trained]
         return catalogue_cross_entropy(states, self.item_embedding.weight, targets[trained], padding=True)
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Scores of all items, float32 ``[B, items + 1]``: RecBole's, short histories not padded to the longest."""
+        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        weights = self.item_embedding.weight
+        states = weights.new_empty(len(items), weights.shape[1])
+        for rows in lots(lengths, _TOGETHER):
+            states[rows] = self(items[rows, : int(lengths[rows].max())], lengths[rows])
+        return states @ weights.T
 
 
 def last_states(states: Tensor, lengths: Tensor) -> Tensor:

@@ -65,6 +65,20 @@ def test_every_position_is_trained_on_its_own_target(toy_data: Any, name: str) -
     assert torch.allclose(toy.model.calculate_loss(batch), F.cross_entropy(logits, batch[TARGETS][trained]), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", CAUSAL)
+def test_scores_in_lots_of_like_length_are_recboles(toy_data: Any, name: str) -> None:
+    model, original = build(toy_data, name).model.eval(), CAUSAL[name][0]
+    users = 150  # more than are read together
+    lengths = torch.randint(1, LONGEST + 1, (users,), generator=torch.Generator().manual_seed(0))
+    items = torch.randint(1, model.n_items, (users, LONGEST), generator=torch.Generator().manual_seed(1))
+    items *= torch.arange(LONGEST) < lengths.unsqueeze(1)
+    histories = Interaction({"item_id_list": items, "item_length": lengths})
+    scores = model.full_sort_predict(histories)
+    assert torch.allclose(scores, original.full_sort_predict(model, histories), atol=1e-6)
+    alone = model.full_sort_predict(Interaction({"item_id_list": items[7:8], "item_length": lengths[7:8]}))
+    assert torch.allclose(scores[7], alone[0], atol=1e-6)
+
+
 @pytest.mark.parametrize("name", [*CAUSAL, "BERT4RecWhole"])
 def test_another_loss_is_refused(toy_data: Any, name: str) -> None:
     more = CAUSAL[name][1] if name in CAUSAL else {}
