@@ -12,6 +12,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 
 from recbole_reg4rec.config import resolved_settings
+from recbole_reg4rec.data.groups import data_and_split_fingerprint
 from recbole_reg4rec.errors import UserError
 from recbole_reg4rec.study.benchmark.machine import gpu_rates, machine_rates
 from recbole_reg4rec.study.benchmark.memory import resident_mb, restart_peak
@@ -61,7 +62,8 @@ class Bench:
         """Reads a data set and, for a model of tokens, fits its codes, which are kept for whoever loads it next.
 
         Returns:
-            ``data_seconds``; ``tokenizer_seconds``, None without tokens; ``statistics`` of the data.
+            ``data_seconds``; ``tokenizer_seconds``, None without tokens; ``statistics`` of the data and ``fingerprint``
+            of data and split.
         """
         config = _configure(request)
         begin = perf_counter()
@@ -73,7 +75,8 @@ class Bench:
             raise UserError(
                 "setting eval_args asks for sampled candidates, but full rankings are what is timed; set mode to full"
             )
-        return {**found, "statistics": data.dataset.statistics.as_dict()}
+        fingerprint = data_and_split_fingerprint(data.train._dataset, data.test._dataset)
+        return {**found, "statistics": data.dataset.statistics.as_dict(), "fingerprint": fingerprint}
 
     def load(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Builds a contender.

@@ -25,6 +25,8 @@ from recbole_reg4rec.study.benchmark.report import markdown
 from recbole_reg4rec.study.benchmark.rounds import Tell, number_of_steps, take_turns
 from recbole_reg4rec.study.benchmark.synthetic import write_catalogue
 from recbole_reg4rec.study.benchmark.tables import goal_lines
+from recbole_reg4rec.study.benchmark.whole_runs import whole_runs
+from recbole_reg4rec.study.leaderboard.records import RecordBook
 from recbole_reg4rec.study.record import check_results_dir, plain, portable_settings, unwritable
 from recbole_reg4rec.versions import collect_versions
 
@@ -72,6 +74,9 @@ def benchmark(
         results = check_results_dir(Path(results_dir), ".")
         show = settings.get("show_progress", "true").lower() != "false"
         content = _measure(options, jobs, Path(folder), start, show)
+    book = RecordBook(results / "runs")
+    for found in content["datasets"].values():
+        found["whole_runs"] = whole_runs(book, found)
     goals = [goal for name, found in content["datasets"].items() for goal in goals_on(name, found)]
     exponents = growth(content["scale"]) if content["scale"] else {}
     goals += growth_goals(exponents, content["scale"])

@@ -89,6 +89,13 @@ def _dataset(
         ]
     if found["accuracy"]:
         parts += ["### Accuracy of what is timed, on test", tables.accuracy_table(found)]
+    if found["whole_runs"]:
+        parts += [
+            "### Accuracy of whole runs, on test",
+            "Runs in `runs/` with the settings of what is timed, on the same data: means over seeds, ± the standard "
+            "deviation. Of models not named there is none.",
+            tables.whole_run_table(found),
+        ]
     if any("operations" in entry for entry in found["contenders"].values()):
         parts += ["### Against the bound", tables.bound_table(found, contenders, machine)]
     return parts + _failures(dataset, found)

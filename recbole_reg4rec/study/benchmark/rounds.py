@@ -84,8 +84,8 @@ def take_turns(
         trained: see `steps`.
 
     Returns:
-        plain data: ``statistics``, ``data_seconds``, ``tokenizer_seconds`` by model, ``contenders`` (see `Bench.load`),
-        ``slices``, ``profiles``, ``accuracy``, and ``failed``, reasons by contender.
+        plain data: ``statistics``, ``fingerprint``, ``data_seconds``, ``tokenizer_seconds`` by model, ``contenders``
+        (see `Bench.load`), ``slices``, ``profiles``, ``accuracy``, and ``failed``, reasons by contender.
 
     Raises:
         UserError: the data cannot be used, or nobody could be timed.
@@ -122,7 +122,7 @@ def _prepare(
     helper: Worker,
     tell: Tell,
 ) -> dict[str, Any]:
-    data_seconds, tokenizer_seconds, statistics = [], {}, {}
+    data_seconds, tokenizer_seconds, known = [], {}, {}
     for contender in contenders:
         tell(Step(contender, "prepare").title(dataset))
         try:
@@ -132,8 +132,8 @@ def _prepare(
         data_seconds.append(answer["data_seconds"])
         if answer["tokenizer_seconds"] is not None:
             tokenizer_seconds[contender.model] = answer["tokenizer_seconds"]
-        statistics = answer["statistics"]
-    return {"statistics": statistics, "data_seconds": data_seconds, "tokenizer_seconds": tokenizer_seconds}
+        known = {name: answer[name] for name in ("statistics", "fingerprint")}
+    return {**known, "data_seconds": data_seconds, "tokenizer_seconds": tokenizer_seconds}
 
 
 def _take(step: Step, worker: Worker, job: Mapping[str, Any], seconds: float, found: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from recbole_reg4rec.study.benchmark.contenders import PREFIXES, WHOLE, Contende
 from recbole_reg4rec.study.benchmark.goals import Goal, libraries, peak, rates, ratios
 from recbole_reg4rec.study.benchmark.rounds import EVALUATE, TRAIN
 from recbole_reg4rec.study.benchmark.shares import PARTS, WITHIN_SEARCH, shares
+from recbole_reg4rec.study.benchmark.whole_runs import METRICS
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -118,6 +119,20 @@ def accuracy_table(found: Mapping[str, Any]) -> str:
     return table(["model", "R@10", "N@10", "epochs", "training, s"], rows)
 
 
+def whole_run_table(found: Mapping[str, Any]) -> str:
+    """A line a contender of which there are records of whole runs, linked."""
+    rows = []
+    for name, entry in found["whole_runs"].items():
+        if "failed" in entry:
+            rows.append([name, entry["failed"], *["-"] * 6])
+            continue
+        metrics = [_metric(entry[metric], entry[f"{metric}_std"]) for metric in METRICS]
+        links = ", ".join(f"[{number}](runs/{file})" for number, file in enumerate(entry["runs"], 1))
+        cost = [f"{entry['epochs']:.0f}", _plain(entry["train_seconds"])]
+        rows.append([name, *metrics, "yes" if entry["masked"] else "no", str(len(entry["runs"])), *cost, links])
+    return table(["model", "R@10", "N@10", "masked", "seeds", "epochs", "training, s", "records"], rows)
+
+
 def scale_table(scale: Mapping[int, Mapping[str, Any]], exponents: Mapping[str, Mapping[str, float | None]]) -> str:
     """A line a contender and size, then its exponents."""
     rows = []
@@ -166,5 +181,6 @@ def _percent(value: float | None) -> str:
     return "-" if not value else f"{value:.1%}"
 
 
-def _metric(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _metric(value: float | None, deviation: float | None = None) -> str:
+    text = "-" if value is None else f"{value:.4f}"
+    return text if deviation is None else f"{text} ± {deviation:.4f}"
