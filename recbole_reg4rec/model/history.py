@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -187,7 +187,7 @@ class HistoryEncoder(nn.Module):
         if self.separator is not None:
             return self(items)
         states: Tensor | None = None
-        for rows in lots(lengths):
+        for rows in _lots(lengths, _TOGETHER):
             here = items[rows, : int(lengths[rows].max())]
             found = self(here).states
             states = found.new_zeros(*items.shape, found.shape[-1]) if states is None else states
@@ -200,20 +200,16 @@ class HistoryEncoder(nn.Module):
         if self.separator is not None:
             found = self.read(items, lengths).last
             return found[torch.arange(len(found), device=found.device), lengths - 1]
-        last: Tensor | None = None
-        for rows in lots(lengths):
-            length = lengths[rows]
-            here = items[rows, : int(length.max())]
-            x = self._begin(here)
+
+        def read(rows: Tensor, longest: int) -> Tensor:
+            x, length = self._begin(items[rows, :longest]), lengths[rows]
             for layer in self.layers[:-1]:
                 x = layer(x, None, True)
             wanted = x[torch.arange(len(rows), device=rows.device), length - 1].unsqueeze(1)
-            mask = (torch.arange(here.shape[1], device=rows.device) < length.unsqueeze(1))[:, None, None]
-            found = self.layers[-1](x, mask, False, wanted).squeeze(1)
-            last = found.new_zeros(len(items), found.shape[-1]) if last is None else last
-            last[rows] = found
-        assert last is not None
-        return last
+            mask = (torch.arange(longest, device=rows.device) < length.unsqueeze(1))[:, None, None]
+            return self.layers[-1](x, mask, False, wanted).squeeze(1)
+
+        return read_in_lots(lengths, read)
 
     def _begin(self, items: Tensor) -> Tensor:
         """What the first layer reads of items in the fused form, ``[B, T, d]``."""
@@ -228,8 +224,26 @@ class HistoryEncoder(nn.Module):
         return x
 
 
-def lots(lengths: Tensor, together: int = _TOGETHER) -> Iterable[Tensor]:
-    """Rows of histories of about the same length, to be read ``together``: int64 ``[R]`` each; on a GPU all."""
+def read_in_lots(lengths: Tensor, read: Callable[[Tensor, int], Tensor], together: int = _TOGETHER) -> Tensor:
+    """A vector a history, ``[B, d]``, short ones not padded to the longest.
+
+    Args:
+        lengths: int64 ``[B]``, at least one.
+        read: is given the rows int64 ``[R]`` of histories of about the same length and the longest of these lengths,
+            and gives ``[R, d]``.
+        together: so many at a time; on a GPU all.
+    """
+    found: Tensor | None = None
+    for rows in _lots(lengths, together):
+        part = read(rows, int(lengths[rows].max()))
+        found = part.new_empty(len(lengths), part.shape[1]) if found is None else found
+        found[rows] = part
+    assert found is not None
+    return found
+
+
+def _lots(lengths: Tensor, together: int) -> Iterable[Tensor]:
+    """Rows of histories of about the same length, int64 ``[R]`` each; on a GPU all."""
     if lengths.device.type != "cpu" or len(lengths) <= together:
         return (torch.arange(len(lengths), device=lengths.device),)
     return lengths.argsort().split(together)

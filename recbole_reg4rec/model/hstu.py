@@ -10,9 +10,10 @@ from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 from recbole_reg4rec.data.sequences import TARGETS
+from recbole_reg4rec.model.history import read_in_lots
 from recbole_reg4rec.model.layers import Dropout
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
-from recbole_reg4rec.model.whole_sequence import WholeSequenceRecommender, last_states, padding_last
+from recbole_reg4rec.model.whole_sequence import READ_TOGETHER, WholeSequenceRecommender, last_states, padding_last
 
 # The paper's buckets of time: floor(log(seconds) / 0.301), 128 of them.
 _BUCKETS, _BUCKET_WIDTH = 128, 0.301
@@ -111,8 +112,10 @@ class HSTU(WholeSequenceRecommender):
         return (torch.cat([own, others], dim=1).logsumexp(1) - own.squeeze(1)).mean()
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        lengths = interaction[self.ITEM_SEQ_LEN]
-        longest = int(lengths.max())
-        times = interaction[self.times][:, :longest] if self.times else None
-        states = self.encode(interaction[self.ITEM_SEQ][:, :longest], times)
-        return padding_last(self.logits(last_states(states, lengths)[:, 0]))
+        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+
+        def read(rows: Tensor, longest: int) -> Tensor:
+            times = interaction[self.times][rows, :longest] if self.times else None
+            return last_states(self.encode(items[rows, :longest], times), lengths[rows])[:, 0]
+
+        return padding_last(self.logits(read_in_lots(lengths, read, READ_TOGETHER)))

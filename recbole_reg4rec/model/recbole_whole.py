@@ -8,8 +8,9 @@ from recbole.model.sequential_recommender import FDSA, BERT4Rec, GRU4Rec, SASRec
 from torch import Tensor
 
 from recbole_reg4rec.data.sequences import TARGETS
+from recbole_reg4rec.model.history import read_in_lots
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
-from recbole_reg4rec.model.whole_sequence import EveryPosition
+from recbole_reg4rec.model.whole_sequence import READ_TOGETHER, EveryPosition
 
 
 class SASRecWhole(EveryPosition, SASRec):
@@ -50,8 +51,14 @@ class BERT4RecWhole(BERT4Rec):
 
     def sequences(self, interaction: Interaction) -> Tensor:
         """Inputs and the last target behind them, the newest that the model reaches: int64 ``[B, T]``, 0 pads."""
-        inputs, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN].unsqueeze(1)
-        last = interaction[TARGETS].gather(1, lengths - 1)
+        lengths = interaction[self.ITEM_SEQ_LEN]
+        return self.followed(
+            interaction[self.ITEM_SEQ], lengths, interaction[TARGETS].gather(1, lengths.view(-1, 1) - 1)
+        )
+
+    def followed(self, inputs: Tensor, lengths: Tensor, last: Tensor) -> Tensor:
+        """Histories int64 ``[B, T]`` of ``lengths`` ``[B]`` and one more item ``[B, 1]``, the newest; 0 pads."""
+        lengths = lengths.unsqueeze(1)
         items = torch.cat([inputs, torch.zeros_like(last)], dim=1).scatter(1, lengths, last)
         beyond = (lengths + 1 - self.max_seq_length).clamp(min=0)
         places = torch.arange(min(items.shape[1], self.max_seq_length), device=items.device) + beyond
@@ -67,3 +74,24 @@ class BERT4RecWhole(BERT4Rec):
         only_last = torch.rand(len(items), 1, device=items.device) < self.last_share
         only_last |= ~masked.any(1, keepdim=True)
         return torch.where(only_last, last, masked)
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Scores of all items, float32 ``[B, items + 1]``, at a mask behind the history.
+
+        RecBole leaves out the oldest item of every history for the mask; here of those that are as long as the model
+        reads. Short ones are not padded to the longest.
+        """
+        inputs, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        mask = torch.full_like(lengths, self.mask_token).unsqueeze(1)
+        places = lengths.clamp(max=self.max_seq_length - 1)
+
+        def read(rows: Tensor, longest: int) -> Tensor:
+            asked = self.followed(inputs[rows, :longest], lengths[rows], mask[rows])
+            return self.gather_indexes(self(asked), places[rows])
+
+        states = read_in_lots(lengths, read, READ_TOGETHER)
+        return states @ self.item_embedding.weight[: self.n_items].T + self.output_bias
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """The same scores for one item a row, float32 ``[B]``."""
+        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)

@@ -9,11 +9,11 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_reg4rec.data.sequences import TARGETS
-from recbole_reg4rec.model.history import lots
+from recbole_reg4rec.model.history import read_in_lots
 from recbole_reg4rec.model.softmax import catalogue_cross_entropy
 
 # Histories of about the same length that are read together in scoring.
-_TOGETHER = 64
+READ_TOGETHER = 64
 
 
 class WholeSequenceRecommender(SequentialRecommender):
@@ -64,11 +64,8 @@ class EveryPosition(SequentialRecommender):
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of all items, float32 ``[B, items + 1]``: RecBole's, short histories not padded to the longest."""
         items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        weights = self.item_embedding.weight
-        states = weights.new_empty(len(items), weights.shape[1])
-        for rows in lots(lengths, _TOGETHER):
-            states[rows] = self(items[rows, : int(lengths[rows].max())], lengths[rows])
-        return states @ weights.T
+        states = read_in_lots(lengths, lambda rows, longest: self(items[rows, :longest], lengths[rows]), READ_TOGETHER)
+        return states @ self.item_embedding.weight.T
 
 
 def last_states(states: Tensor, lengths: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from recbole.data.interaction import Interaction
 
 from recbole_reg4rec.data.sequences import TARGETS
 from recbole_reg4rec.model.hstu import HSTULayer, time_buckets
@@ -78,6 +79,24 @@ def test_sampled_loss_comes_to_the_full_one_and_never_charges_the_target_twice(t
     assert torch.allclose(sampled, model.calculate_loss(batch), atol=1e-5)
     model.negatives = 5
     assert float(model.calculate_loss(batch).detach()) < float(sampled.detach())
+
+
+def test_scores_in_lots_of_like_length_are_those_of_one_at_a_time(toy_data: Any) -> None:
+    model = toy_data(model="HSTU").model.eval()
+    generator = torch.Generator().manual_seed(0)
+    width, users = model.max_seq_length, 150  # more than are read together
+    lengths = torch.randint(1, width + 1, (users,), generator=generator)
+    inside = torch.arange(width) < lengths.unsqueeze(1)
+    columns = {
+        "item_id_list": torch.randint(1, model.n_items, (users, width), generator=generator) * inside,
+        "timestamp_list": torch.rand(users, width, generator=generator).cumsum(1) * 1e5 * inside,
+        "item_length": lengths,
+    }
+    with torch.no_grad():
+        scores = model.full_sort_predict(Interaction(columns))
+        for row in range(0, users, 10):
+            alone = Interaction({name: column[row : row + 1] for name, column in columns.items()})
+            assert torch.allclose(model.full_sort_predict(alone)[0], scores[row], atol=1e-5)
 
 
 def test_training_times_are_those_of_evaluation(toy_data: Any) -> None:

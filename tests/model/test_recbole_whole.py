@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
-from recbole.model.sequential_recommender import FDSA, GRU4Rec, SASRec
+from recbole.model.sequential_recommender import FDSA, BERT4Rec, GRU4Rec, SASRec
 from toys import item_rows
 
 from recbole_reg4rec.data.sequences import TARGETS
@@ -127,11 +127,28 @@ def test_loss_of_the_last_item_is_that_of_its_score_in_evaluation(toy_data: Any)
     with torch.no_grad():
         model.output_bias.normal_()
         batch = batch_of([[1, 2, 3], [4, 5]], last=[6, 7])
-        # RecBole shifts a history to make room for the mask; one place of padding in front undoes it.
-        history = torch.tensor([[0, 1, 2, 3], [0, 4, 5, 0]])
-        asked = Interaction({"item_id_list": history, "item_length": torch.tensor([4, 3])})
-        asked["item_id_list"] = history
+        asked = Interaction({"item_id_list": torch.tensor([[1, 2, 3], [4, 5, 0]]), "item_length": torch.tensor([3, 2])})
         scores = model.full_sort_predict(asked)
         assert float(model.calculate_loss(batch)) == pytest.approx(
             float(F.cross_entropy(scores, torch.tensor([6, 7]))), rel=1e-5
         )
+
+
+def test_bert4rec_scores_as_recbole_but_for_the_oldest_item_of_short_histories(toy_data: Any) -> None:
+    model = bert(toy_data).eval()
+    with torch.no_grad():
+        model.output_bias.normal_()
+        generator = torch.Generator().manual_seed(0)
+        lengths = torch.randint(1, LONGEST + 1, (150,), generator=generator)
+        items = torch.randint(1, model.n_items, (150, LONGEST), generator=generator)
+        items *= torch.arange(LONGEST) < lengths.unsqueeze(1)
+        scores = model.full_sort_predict(Interaction({"item_id_list": items, "item_length": lengths}))
+        # RecBole drops the first of what it is given: one place of padding in front undoes it.
+        full = lengths == LONGEST
+        given = torch.where(
+            full.unsqueeze(1), items, torch.cat([torch.zeros(150, 1, dtype=torch.int64), items[:, :-1]], 1)
+        )
+        theirs = Interaction({"item_id_list": given, "item_length": torch.where(full, lengths, lengths + 1)})
+        assert full.any() and torch.allclose(scores, BERT4Rec.full_sort_predict(model, theirs), atol=1e-5)
+        one = Interaction({"item_id_list": items[3:4], "item_length": lengths[3:4], "item_id": torch.tensor([5])})
+        assert torch.allclose(model.predict(one), scores[3, 5], atol=1e-5)
