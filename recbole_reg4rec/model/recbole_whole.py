@@ -76,22 +76,16 @@ class BERT4RecWhole(BERT4Rec):
         return torch.where(only_last, last, masked)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of all items, float32 ``[B, items + 1]``, at a mask behind the history.
+        """Scores of all items, float32 ``[B, items + 1]``, at a mask behind the history; short ones are not padded.
 
-        RecBole leaves out the oldest item of every history for the mask; here of those that are as long as the model
-        reads. Short ones are not padded to the longest.
+        As in RecBole the oldest item of every history makes room for the mask, though most would have it.
         """
         inputs, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         mask = torch.full_like(lengths, self.mask_token).unsqueeze(1)
-        places = lengths.clamp(max=self.max_seq_length - 1)
 
         def read(rows: Tensor, longest: int) -> Tensor:
-            asked = self.followed(inputs[rows, :longest], lengths[rows], mask[rows])
-            return self.gather_indexes(self(asked), places[rows])
+            asked = self.followed(inputs[rows, 1:longest], lengths[rows] - 1, mask[rows])
+            return self.gather_indexes(self(asked), lengths[rows] - 1)
 
         states = read_in_lots(lengths, read, READ_TOGETHER)
         return states @ self.item_embedding.weight[: self.n_items].T + self.output_bias
-
-    def predict(self, interaction: Interaction) -> Tensor:
-        """The same scores for one item a row, float32 ``[B]``."""
-        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)

@@ -47,7 +47,7 @@ def test_everything_is_measured_in_turns_and_reported(run, start, toy):
     text = (toy.results / "benchmark.md").read_text()
     places = [text.index(part) for part in ("## Ratios", "## toy", "### Training", "## Reading", "## How")]
     assert places == sorted(places)
-    assert len(content["goals"]) == 7 and all(goal["what"] in text for goal in content["goals"])
+    assert len(content["goals"]) == 6 and all(goal["what"] in text for goal in content["goals"])
     assert "targets/s of SASRecWhole against those of SASRec on prefixes, history 8" in text
     assert f"--models={models}" in text and str(toy.folder) not in text, "no place of this machine"
     assert "| SASRecWhole | the same network on whole sequences | **1x** |" in text, "against itself"
