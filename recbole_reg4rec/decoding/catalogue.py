@@ -9,6 +9,7 @@ catalogue, and no Python code runs over items.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -62,19 +63,21 @@ class Candidates:
 
     def entries(self) -> tuple[Tensor, Tensor]:
         """All lists, one behind the other: items int64 ``[N]`` and the number of the path, in ``[...]`` laid flat."""
-        within, owners = self._entries()
+        within, owners = self._within
         return self.values.index_select(0, within), owners
 
-    def _entries(self) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def _within(self) -> tuple[Tensor, Tensor]:
         """As `entries`, but places among the values."""
         counts = self.counts.flatten()
         owners = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
         shift = self.starts.flatten() - (counts.cumsum(0) - counts)
         return shift.index_select(0, owners).add_(torch.arange(len(owners), device=counts.device)), owners
 
+    @cached_property
     def posted(self) -> Tensor | None:
         """Where all `entries` stand in `Catalogue.postings`, int64 ``[N]``; None: of no posting list."""
-        return None if self.tokens is None else self._posted(self._entries()[0])
+        return None if self.tokens is None else self._posted(self._within[0])
 
     def _posted(self, within: Tensor) -> Tensor:
         return within if self.places is None else self.places.index_select(0, within)
@@ -144,7 +147,7 @@ class Catalogue(nn.Module):
 
     def narrow(self, candidates: Candidates, books: Tensor, tokens: Tensor) -> Candidates:
         """Those of the candidates that also carry a token, int64 ``[...]`` each."""
-        within, owners = candidates._entries()
+        within, owners = candidates._within
         items = candidates.values.index_select(0, within)
         # Selecting by a flat index is several times as fast as indexing by items and books.
         places = (items * self.codebooks).add_(books.flatten().index_select(0, owners))

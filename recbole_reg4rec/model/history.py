@@ -14,6 +14,8 @@ from recbole_reg4rec.model.layers import Dropout, EncoderLayer
 FORMS = ("fused", "flat")
 # Histories of about the same length that are read together where padding is to cost little.
 _TOGETHER = 16
+# Share of what would be read that is no padding, from which on all are read together.
+_ALIKE = 0.75
 
 
 class TokenTable(nn.Module):
@@ -243,7 +245,8 @@ def read_in_lots(lengths: Tensor, read: Callable[[Tensor, int], Tensor], togethe
 
 
 def _lots(lengths: Tensor, together: int) -> Iterable[Tensor]:
-    """Rows of histories of about the same length, int64 ``[R]`` each; on a GPU all."""
-    if lengths.device.type != "cpu" or len(lengths) <= together:
+    """Rows of histories of about the same length, int64 ``[R]`` each; all where they are anyway, and on a GPU."""
+    alike = lengths.device.type != "cpu" or len(lengths) <= together
+    if alike or int(lengths.sum()) >= _ALIKE * int(lengths.max()) * len(lengths):
         return (torch.arange(len(lengths), device=lengths.device),)
     return lengths.argsort().split(together)

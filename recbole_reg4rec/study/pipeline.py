@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.utils import data_preparation
 from recbole.utils import FeatureType, init_logger, init_seed
 from threadpoolctl import threadpool_limits
@@ -20,6 +21,7 @@ from recbole_reg4rec.config import Reg4RecConfig, given_settings
 from recbole_reg4rec.data.categories import ItemCategories, build_item_categories
 from recbole_reg4rec.data.columns import guess_columns
 from recbole_reg4rec.data.dataset import OrderedDataset
+from recbole_reg4rec.data.evaluation import EvaluationLoader
 from recbole_reg4rec.data.features import build_item_features, item_columns
 from recbole_reg4rec.data.sequences import WholeSequenceLoader, training_sequences
 from recbole_reg4rec.decoding.corp import corp_rule
@@ -152,7 +154,15 @@ def prepare_data(config: Any) -> PreparedData:
         train, valid, test = data_preparation(config, dataset)
     if getattr(config.model_class, "whole_sequence", False):
         train = WholeSequenceLoader(config, train._dataset)
+    valid, test = (_by_length(config, loader) for loader in (valid, test))
     return PreparedData(dataset, train, valid if len(valid._dataset) else None, test)
+
+
+def _by_length(config: Any, loader: Any) -> Any:
+    """Full rankings with histories of like length together; sampled candidates as RecBole has them."""
+    if not isinstance(loader, FullSortEvalDataLoader) or not len(loader._dataset):
+        return loader
+    return EvaluationLoader(config, loader._dataset, loader._sampler)
 
 
 def data_fingerprint(data: PreparedData, tokens: Tokenized | None) -> str:

@@ -162,7 +162,7 @@ class SequenceTrainer(ResumableTrainer):
         return fit
 
     def _ranked_batches(self, data: Any) -> Iterator[tuple[Any, Tensor, tuple[Tensor, Tensor] | None]]:
-        for interaction, _, _, targets in data:
+        for interaction, _, _, targets in data.as_in_data():
             seen = data._dataset.seen_items(interaction) if self._mask_history else None
             yield interaction.to(self.device), targets, seen
 

@@ -72,13 +72,13 @@ def test_what_is_left_of_a_list_is_known_to_be_of_it(catalogue: Catalogue) -> No
     left = catalogue.open(books, tokens)
     for narrowing in ((1, 2), (2, 4)):
         items, owners = left.entries()
-        posted = left.posted()
+        posted = left.posted
         assert posted is not None and torch.equal(catalogue.postings[posted], items)
         row = (books * WORDS + tokens)[owners]
         assert bool(((posted >= catalogue.starts[row]) & (posted < (catalogue.starts + catalogue.counts)[row])).all())
         assert left.tokens is not None and torch.equal(left.tokens, books * WORDS + tokens)
         left = catalogue.narrow(left, *(torch.full((3,), value) for value in narrowing))
-    assert Candidates(left.values, left.starts, left.counts).posted() is None
+    assert Candidates(left.values, left.starts, left.counts).posted is None
 
 
 def test_unused_tokens_and_the_padding_item_are_never_feasible() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_reg4rec.model.marginals import book_marginals
+from recbole_reg4rec.model.marginals import book_marginals, pair_scores
 
 ITEMS, BOOKS, WORDS, WIDTH, ROWS = 11, 3, 4, 5, 7
 
@@ -49,3 +49,32 @@ def test_a_whole_codebook_and_its_gradient(world: tuple[Tensor, Tensor, Tensor],
     for ours, theirs in zip(pieces, plain, strict=True):
         assert ours.grad is not None and theirs.grad is not None
         assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("buffer", [1, 10_000])
+def test_products_of_pairs_and_their_gradient(world: tuple[Tensor, Tensor, Tensor], buffer: int) -> None:
+    states, items, _ = world
+    # Rows without a pair, pairs named twice, columns in any order.
+    rows, columns = torch.tensor([1, 1, 1, 4, 4, 6]), torch.tensor([7, 0, 7, 11, 3, 2])
+    factor = torch.arange(1.0, 7.0)
+    plain = [states.clone().requires_grad_(), items.clone().requires_grad_()]
+    ours = [states.clone().requires_grad_(), items.clone().requires_grad_()]
+    expected = (plain[0][rows] * plain[1][columns]).sum(1)
+    found = pair_scores(*ours, rows, columns, buffer)
+    assert torch.allclose(found, expected, atol=1e-6)
+    (expected * factor).sum().backward()
+    (found * factor).sum().backward()
+    for one, other in zip(ours, plain, strict=True):
+        assert torch.allclose(one.grad, other.grad, atol=1e-5)
+    nothing = rows[:0]
+    assert pair_scores(states, items, nothing, nothing, buffer).shape == (0,)
+
+
+def test_products_of_pairs_say_nothing(world: tuple[Tensor, Tensor, Tensor], recwarn: pytest.WarningsRecorder) -> None:
+    states, items, _ = world
+    torch.set_warn_always(True)  # not once a process
+    try:
+        pair_scores(states, items, torch.tensor([0, 2]), torch.tensor([1, 1]))
+    finally:
+        torch.set_warn_always(False)
+    assert not recwarn.list
