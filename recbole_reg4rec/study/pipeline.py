@@ -21,7 +21,7 @@ from recbole_reg4rec.config import Reg4RecConfig, given_settings
 from recbole_reg4rec.data.categories import ItemCategories, build_item_categories
 from recbole_reg4rec.data.columns import guess_columns
 from recbole_reg4rec.data.dataset import OrderedDataset
-from recbole_reg4rec.data.evaluation import EvaluationLoader
+from recbole_reg4rec.data.evaluation_loader import EvaluationLoader
 from recbole_reg4rec.data.features import build_item_features, item_columns
 from recbole_reg4rec.data.sequences import WholeSequenceLoader, training_sequences
 from recbole_reg4rec.decoding.corp import corp_rule

@@ -9,7 +9,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 
 from recbole_reg4rec.data.dataset import LOG_POSITION
-from recbole_reg4rec.data.evaluation import EvaluationLoader
+from recbole_reg4rec.data.evaluation_loader import EvaluationLoader
 
 
 def loader(toy_data: Any, users: int = 50, batch: int = 8) -> EvaluationLoader:
