@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from recbole.config import Config
 from recbole.utils import EvaluatorType, InputType
 
@@ -126,7 +125,7 @@ class Reg4RecConfig(Config):
         # RecBole hands out its global lists and appends to them.
         self.parameters = {category: list(names) for category, names in self.parameters.items()}
 
-    def _build_yaml_loader(self) -> type[yaml.SafeLoader]:
+    def _build_yaml_loader(self) -> type[PropertyLoader]:
         return PropertyLoader
 
     def _convert_config_dict(self, config_dict: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +271,7 @@ def combined_rules(recboles: Iterable[Setting], own: Iterable[tuple[Path, Iterab
     return rules
 
 
-def _describe(text: str, loader: type[yaml.SafeLoader]) -> Iterator[Setting]:
+def _describe(text: str, loader: type[PropertyLoader]) -> Iterator[Setting]:
     reader = loader(text)
     try:
         root = reader.get_single_node()
@@ -314,7 +315,8 @@ def _section(lines: list[str], number: int) -> str:
     return ""
 
 
-def _names_read_by(model_class: type) -> set[str]:
+@cache
+def _names_read_by(model_class: type) -> frozenset[str]:
     names: set[str] = set()
     for cls in model_class.__mro__:
         if cls.__module__.split(".")[0] in ("builtins", "torch", "abc", "typing"):
@@ -326,4 +328,4 @@ def _names_read_by(model_class: type) -> set[str]:
         except (OSError, TypeError, KeyError):  # no source at hand, e.g. a class typed into an interpreter
             continue
         names.update(_READS.findall(source))
-    return names
+    return frozenset(names)
