@@ -46,7 +46,7 @@ def prepared(toy):
 @pytest.mark.parametrize("model", MODELS)
 def test_a_sequence_with_one_possible_continuation_is_learned_to_rank_one(toy, model):
     toy.write(circle(users=30, items=20, lengths=(11, 14)))
-    record = toy.run(model, epochs=40, learning_rate=0.01, hidden_dropout_prob=0.0)
+    record = toy.run(model, epochs=40, eval_step=10, learning_rate=0.01, hidden_dropout_prob=0.0)
     assert (record["test"]["recall@1"], record["test"]["ndcg@5"]) == (1.0, 1.0)
     assert record["valid"]["ndcg@10"] == 1.0
 

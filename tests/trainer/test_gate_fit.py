@@ -56,17 +56,28 @@ def test_it_learns_what_a_sum_cannot_say() -> None:
     assert float((scores.argmax(1) == targets).float().mean()) > 0.9
 
 
-def test_the_same_seed_gives_the_same_gate() -> None:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps, where it does not matter what is learned."""
+    monkeypatch.setattr(gate_fit, "_EPOCHS", 3)
+    monkeypatch.setattr(gate_fit, "_LEAST_STEPS", 20)
+
+
+def test_the_same_seed_gives_the_same_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_fit, "_EPOCHS", 10)
+    monkeypatch.setattr(gate_fit, "_LEAST_STEPS", 100)
     evidence, targets = one_or_the_other(120)
     fits, gates = [], []
     for seed in (1, 1, 2):
         model = Fixed(evidence, items=ITEMS)
         fits.append(fit_gate(model, batches(targets), "NDCG@10", seed))
         gates.append(model.gate)
+    assert all(fit is not None and fit.kept for fit in fits), "or all gates would be as they were"
     assert fits[0] == fits[1] and torch.equal(gates[0].inner, gates[1].inner)
     assert not torch.equal(gates[0].inner, gates[2].inner)
 
 
+@pytest.mark.usefixtures("quick")
 def test_it_is_trained_without_anomaly_detection(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
     original = gate_fit._Network.forward
@@ -96,6 +107,7 @@ def test_where_the_sum_is_right_nothing_changes() -> None:
     assert model.gate(right, {}) is right
 
 
+@pytest.mark.usefixtures("quick")
 def test_ruled_out_items_are_no_rivals() -> None:
     evidence, targets = one_or_the_other(400)
     rows = torch.arange(50)
