@@ -8,6 +8,7 @@ catalogue, and no Python code runs over items.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -193,6 +194,12 @@ class Catalogue(nn.Module):
         else:
             found = self._carried(candidates)
         return found.view(*candidates.counts.shape, self.codebooks, self.codewords)
+
+    def for_another_thread(self) -> Catalogue:
+        """The same, not copied, but for what `scratch` writes into."""
+        other = copy.copy(self)
+        other._memory = None
+        return other
 
     def scratch(self, size: int) -> Tensor:
         """``size`` zeros, float32, in memory that the next call writes into; so does `notes`.

@@ -8,7 +8,7 @@ category. Below the threshold the path is dropped, so that a wrong turn spreads 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,8 +161,16 @@ class PruningStatistics:
         self._lost = 0
         self._steps: dict[int, Tensor] = {}
 
+    def add_batch(self, parts: Sequence[tuple[PrunedStep, ...]], targets: Tensor) -> None:
+        """Adds the checks of a batch that was searched in parts, each with the users behind those of the one before."""
+        begin = 0
+        for checks in parts:
+            users = len(checks[0].alive)
+            self.add(checks, targets[begin : begin + users])
+            begin += users
+
     def add(self, checks: tuple[PrunedStep, ...], targets: Tensor) -> None:
-        """Adds the checks of one batch, whose users look for ``targets``, int64 ``[B]``."""
+        """Adds the checks of one search, whose users look for ``targets``, int64 ``[B]``."""
         lost = torch.zeros(len(targets), dtype=torch.bool, device=targets.device)
         for check in checks:
             spells = check.spells(targets)

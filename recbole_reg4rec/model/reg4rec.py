@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from recbole_reg4rec.model.catalogue_scorer import CatalogueScorer
 from recbole_reg4rec.model.evidence import EvidenceWeights, ItemPath, log_share
 from recbole_reg4rec.model.gate import Gate
 from recbole_reg4rec.model.history import FORMS, History, HistoryEncoder, TokenTable, own_vectors
+from recbole_reg4rec.model.lanes import Lanes
 from recbole_reg4rec.model.memory import build_memory
 from recbole_reg4rec.model.reasoner import Reasoner, ReasoningSession
 from recbole_reg4rec.model.repeat import Repeat, SeenOdds, newest_places
@@ -38,6 +40,7 @@ from recbole_reg4rec.model.whole_sequence import last_states
 __all__ = ["FORMS", "ORDERS", "REG4Rec"]
 
 _Part = TypeVar("_Part")
+_Taken = TypeVar("_Taken")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class REG4Rec(SequentialRecommender):
     # The training loader gives whole sequences (`data.sequences`), not RecBole's prefixes.
     whole_sequence = True
     needs_tokens = True
+    # Searches for paths of some users in each thread (`lanes`).
+    in_lanes = True
     input_type = InputType.POINTWISE
 
     def __init__(self, config: Any, dataset: Any, tokens: ItemTokens) -> None:
@@ -139,10 +144,12 @@ class REG4Rec(SequentialRecommender):
         self.beam_width = int(config["beam_width"])
         self.beam_branch = int(config["beam_branch"])
         self.corp = corp_rule(config)
-        # What CORP checked in the last call of `full_sort_predict`, for whoever knows the targets.
-        self.checks: tuple[PrunedStep, ...] = ()
+        # What CORP checked in the last call of `full_sort_predict`, for whoever knows the targets: of some users, of
+        # those behind them, and so on.
+        self.checks: tuple[tuple[PrunedStep, ...], ...] = ()
         # The scores without paths of the last call, float32 ``[B, items + 1]``, if they are asked for.
         self.keeps_rest, self.rest = False, None
+        self._lanes = Lanes()
         self._seed = int(config["seed"])
 
     members: Tensor
@@ -310,25 +317,36 @@ class REG4Rec(SequentialRecommender):
 
     def evidence(self, interaction: Interaction) -> dict[str, Tensor]:
         """Each kind of evidence that is on and has a weight, before it, float32 ``[B, items + 1]``."""
-        return self._rank(interaction).evidence
+        return _joined(self._ranked(interaction, lambda ranking: ranking.evidence))
 
     def summed(self, interaction: Interaction) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of the evidence, without the gate, and the evidence; float32 ``[B, items + 1]`` each."""
-        ranking = self._rank(interaction)
-        return ranking.summed, ranking.evidence
-
-    def _rank(self, interaction: Interaction) -> Ranking:
-        seen = interaction.interaction.get(SEEN)  # more than the model's reach, where the data set was asked for it
-        return self.rank(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], seen)
+        found = self._ranked(interaction, lambda ranking: (ranking.summed, ranking.evidence))
+        return _in_one([summed for summed, _ in found]), _joined([evidence for _, evidence in found])
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """A finite score for every item, float32 ``[B, items + 1]``."""
-        ranking = self._rank(interaction)
-        self.checks = ranking.paths.checks if ranking.paths is not None else ()
+        found = self._ranked(interaction, self._scored)
+        self.checks = tuple(checks for _, checks, _ in found if checks)
         if self.keeps_rest:
-            kinds = {name: scores for name, scores in ranking.evidence.items() if name != "reason"}
-            self.rest = self.weights.combine(kinds)
-        return ranking.scores
+            self.rest = _in_one([rest for _, _, rest in found if rest is not None])
+        return _in_one([scores for scores, _, _ in found])
+
+    def _scored(self, ranking: Ranking) -> tuple[Tensor, tuple[PrunedStep, ...], Tensor | None]:
+        rest = None
+        if self.keeps_rest:
+            rest = self.weights.combine({kind: part for kind, part in ranking.evidence.items() if kind != "reason"})
+        return ranking.scores, ranking.paths.checks if ranking.paths is not None else (), rest
+
+    def _ranked(self, interaction: Interaction, take: Callable[[Ranking], _Taken]) -> list[_Taken]:
+        """What is taken from the rankings of a batch's users, part by part (`lanes`), in their order."""
+        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        seen = interaction.interaction.get(SEEN)  # more than the model's reach, where the data set was asked for it
+
+        def work(model: REG4Rec, rows: slice) -> _Taken:
+            return take(model.rank(items[rows], lengths[rows], None if seen is None else seen[rows]))
+
+        return self._lanes.each(self, len(items), work)
 
     def rank(self, items: Tensor, lengths: Tensor, seen: Tensor | None = None, search: bool = False) -> Ranking:
         """Scores of all items for histories: int64 ``[B, T]`` (0 pads on the right) and ``[B]``, in ``[1, T]``.
@@ -361,3 +379,11 @@ class REG4Rec(SequentialRecommender):
         """The same scores for one item a row, float32 ``[B]``."""
         scores = self.full_sort_predict(interaction)
         return scores.gather(1, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)
+
+
+def _in_one(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {kind: _in_one([part[kind] for part in parts]) for kind in parts[0]}

@@ -26,6 +26,7 @@ from recbole_reg4rec.data.features import build_item_features, item_columns
 from recbole_reg4rec.data.sequences import WholeSequenceLoader, training_sequences
 from recbole_reg4rec.decoding.corp import corp_rule
 from recbole_reg4rec.errors import UserError
+from recbole_reg4rec.model.lanes import most_lanes
 from recbole_reg4rec.model.size import AUTO_WIDTHS
 from recbole_reg4rec.model.tokens import ItemTokens
 from recbole_reg4rec.study.registry import READS_ALL_HISTORIES, find_model
@@ -150,7 +151,8 @@ def prepare_data(config: Any) -> PreparedData:
         dataset = OrderedDataset(config)
         if config.auto_eval_batch:
             fitting = max(_FEWEST, _SCORES // dataset.item_num)
-            config["eval_batch_size"] = min(config["eval_batch_size"], fitting)
+            lanes = most_lanes(config["device"]) if getattr(config.model_class, "in_lanes", False) else 1
+            config["eval_batch_size"] = min(config["eval_batch_size"] * lanes, fitting)
         train, valid, test = data_preparation(config, dataset)
     if getattr(config.model_class, "whole_sequence", False):
         train = WholeSequenceLoader(config, train._dataset)

@@ -387,7 +387,7 @@ class SequenceTrainer(ResumableTrainer):
         self.decode_seconds += perf_counter() - begin
         self._memory.passed(scores)
         if checks := getattr(self.model, "checks", ()):
-            self.pruning.add(checks, positive_i)
+            self.pruning.add_batch(checks, positive_i)
         seen = None
         if self._mask_history or self._both is not None:
             seen = rows, items = self._eval_dataset.seen_items(interaction)

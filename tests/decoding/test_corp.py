@@ -160,6 +160,12 @@ def test_a_path_that_turns_to_another_category_is_dropped_and_its_items_fall_bac
     counts.add(pruned.checks, torch.tensor([1]))
     step = {"pruned": 0.5, "target_in_reach": 1.0, "target_lost": 0.5}
     assert counts.as_dict() == {"users": 2, "target_lost": 0.5, "steps": {"2": step}}
+    in_parts = PruningStatistics()
+    in_parts.add_batch((pruned.checks, pruned.checks), torch.tensor([3, 1]))
+    assert in_parts.as_dict() == counts.as_dict()
+    other_way_round = PruningStatistics()
+    other_way_round.add_batch((pruned.checks,), torch.tensor([1]))
+    assert other_way_round.as_dict()["target_lost"] == 0.0
 
 
 def test_nothing_below_the_threshold_changes_no_score() -> None:

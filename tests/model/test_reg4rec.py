@@ -60,7 +60,7 @@ def test_corp_changes_nothing_when_off_or_at_threshold_zero(toy_data: Any) -> No
         scores, checks = _scores(toy_data(codebooks=3, codebook_size=3, grounded=False, **settings))
         assert torch.equal(scores, plain) and checks == ()
     pruning = {"corp": True, "corp_threshold": 0.999, "corp_min_beams": 1}
-    scores, checks = _scores(toy_data(codebooks=3, codebook_size=3, grounded=False, **pruning))
+    scores, (checks,) = _scores(toy_data(codebooks=3, codebook_size=3, grounded=False, **pruning))
     assert not torch.equal(scores, plain)
     assert [check.step for check in checks] == [2, 3] and any(bool(check.pruned.any()) for check in checks)
     assert scores.isfinite().all()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from recbole_reg4rec.config.config import _AUTO_EVAL_BATCH
 from recbole_reg4rec.data.features import build_item_features
 from recbole_reg4rec.data.sequences import WholeSequenceLoader
 from recbole_reg4rec.errors import UserError
@@ -53,6 +54,19 @@ def test_fewer_users_a_batch_where_their_scores_are_many_unless_a_number_is_give
     assert users(items - 1, eval_batch_size="auto") == 32
     assert users(1000 * items, eval_batch_size="auto") == 60, "all there are, fewer than 64"
     assert users(7 * items, eval_batch_size=9) == 9
+    assert users(1000 * items, eval_batch_size=9) == 9
+
+
+def test_threads_that_score_side_by_side_have_their_users_each(toy, monkeypatch):
+    monkeypatch.setattr(pipeline, "most_lanes", lambda device: {"cpu": 2}[device.type])
+    monkeypatch.setitem(_AUTO_EVAL_BATCH, "cpu", 20)
+
+    def users(model, batch):
+        data = prepare_data(configure(model, "toy", config_dict=toy.settings(model, eval_batch_size=batch)))
+        return len(next(iter(data.test))[0])
+
+    assert (users("REG4Rec", "auto"), users("TIGER", "auto")) == (40, 20), "TIGER has no such threads"
+    assert users("REG4Rec", 20) == 20, "what is said holds for all together"
 
 
 def test_a_part_without_rows_is_none(toy):

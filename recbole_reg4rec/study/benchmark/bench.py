@@ -137,9 +137,17 @@ class Bench:
         return _slice(part.count, part.batches, perf_counter() - begin, alone)
 
     def profile(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """A slice of evaluation whose seconds are told by part, see `shares.PARTS`."""
+        """A slice of evaluation whose seconds are told by part, see `shares.PARTS`; by one thread of torch.
+
+        So that all is done in this thread of Python, the one that the profiler sees.
+        """
         found: dict[str, Any] = {}
-        parts = profile(lambda: found.update(self.evaluate(request)))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            parts = profile(lambda: found.update(self.evaluate(request)))
+        finally:
+            torch.set_num_threads(threads)
         return {**found, "parts": parts}
 
     def accuracy(self, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -144,9 +144,9 @@ def _method(options: Options, machine: Mapping[str, Any]) -> list[str]:
         "evaluation ranks all items and computes the metrics, as after an epoch. Each model has its own settings, "
         "batch sizes included.",
         "Peak memory is the largest resident size of the process during its slices, libraries and data included. "
-        "Shares of decoding come from a further slice under Python's profiler. Operations are counted from the shapes: "
-        "matrix products and attention that the method cannot do without, a multiplication and an addition being two, "
-        "padding, closed codebooks and everything that is no product left out.",
+        "Shares of decoding come from a further slice by one thread, under Python's profiler. Operations are counted "
+        "from the shapes: matrix products and attention that the method cannot do without, a multiplication and an "
+        "addition being two, padding, closed codebooks and everything that is no product left out.",
         f"Matrix products in float32, 10^9 operations a second: {products}; best {machine['best_gflops']:.1f}. "
         f"Copying: {machine['copy_gb_a_second']:.1f} GB/s read and written. Measured before and after, the better "
         "counts.",

@@ -93,7 +93,7 @@ def share_table(found: Mapping[str, Any]) -> str:
                 "-" if slower is None else f"{slower:+.0%}",
             ]
         )
-    header = ["model", *whole, *(f"{kind}, of search" for kind in WITHIN_SEARCH), "slowed by profiling"]
+    header = ["model", *whole, *(f"{kind}, of search" for kind in WITHIN_SEARCH), "slower by one thread, profiled"]
     return table(header, rows)
 
 
