@@ -53,7 +53,7 @@ _DICT_KEYS = {
 # The switches of all evidence beside reasoning; with none of them on, REG4Rec is the paper's model.
 _OTHER_EVIDENCE = ("item_path", "memory", "repeat")
 # What `eval_batch_size: auto` stands for, by type of device (properties/model/REG4Rec.yaml).
-_AUTO_EVAL_BATCH = {"cpu": 64, "cuda": 256}
+_AUTO_EVAL_BATCH = {"cpu": 96, "cuda": 256}
 # Aliases that numpy dropped and RecBole 1.2.1 still uses.
 _NUMPY_ALIASES: dict[str, type] = {
     "bool": np.bool_,

@@ -255,10 +255,10 @@ def test_batches_of_evaluation_go_by_the_device_where_they_are_auto(properties, 
         return Reg4RecConfig(SASRec, "some", None, settings)["eval_batch_size"]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert (users(), users(eval_batch_size=7)) == (64, 7)
+    assert (users(), users(eval_batch_size=7)) == (96, 7)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert (users(), users(eval_batch_size=7), users(use_gpu=False)) == (256, 7, 64)
+    assert (users(), users(eval_batch_size=7), users(use_gpu=False)) == (256, 7, 96)
 
 
 @pytest.mark.parametrize("gpu_id", ["2", "", "first", "-1"])

@@ -52,7 +52,7 @@ def test_fewer_users_a_batch_where_their_scores_are_many_unless_a_number_is_give
     items = prepare_data(configure("REG4Rec", "toy", config_dict=toy.settings())).dataset.item_num
     assert users(42 * items, eval_batch_size="auto") == 42
     assert users(items - 1, eval_batch_size="auto") == 32
-    assert users(1000 * items, eval_batch_size="auto") == 60, "all there are, fewer than 64"
+    assert users(1000 * items, eval_batch_size="auto") == 60, "all there are, fewer than 96"
     assert users(7 * items, eval_batch_size=9) == 9
     assert users(1000 * items, eval_batch_size=9) == 9
 
